@@ -1,0 +1,100 @@
+"""featstore: run each encoder once, keep the vectors, ask SQL about them, build leak-free fused training tables.
+
+>>> import featstore
+>>> store = featstore.open("./store")  # doctest: +SKIP
+>>> store.sql("select modality, count(*) n from features group by all").to_pandas()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from featstore.errors import (
+    BusyError,
+    ConflictError,
+    CorruptError,
+    FeatstoreError,
+    InputError,
+    LeakageError,
+    MigrationError,
+    NotFoundError,
+    PluginError,
+    SetupError,
+    SqlError,
+    UsageError,
+)
+from featstore.spec import (
+    Backbone,
+    BackboneRequest,
+    BackboneSpec,
+    ExporterSpec,
+    Fuser,
+    FuserSpec,
+    Parts,
+    PoolerSpec,
+    ReaderSpec,
+    Source,
+    Tokens,
+)
+
+if TYPE_CHECKING:
+    from featstore.hookspecs import hookimpl
+    from featstore.imaging import ImageTransform
+    from featstore.store import Store, init, open
+    from featstore.vision import import_torchvision
+
+__version__ = "0.1.0"
+
+# Resolved on first use, so that a plugin's `import featstore` costs neither DuckDB, torch nor Pillow.
+_LAZY = {
+    "ImageTransform": "featstore.imaging",
+    "Store": "featstore.store",
+    "hookimpl": "featstore.hookspecs",
+    "import_torchvision": "featstore.vision",
+    "init": "featstore.store",
+    "open": "featstore.store",
+}
+
+__all__ = [
+    "Backbone",
+    "BackboneRequest",
+    "BackboneSpec",
+    "BusyError",
+    "ConflictError",
+    "CorruptError",
+    "ExporterSpec",
+    "FeatstoreError",
+    "Fuser",
+    "FuserSpec",
+    "ImageTransform",
+    "InputError",
+    "LeakageError",
+    "MigrationError",
+    "NotFoundError",
+    "Parts",
+    "PluginError",
+    "PoolerSpec",
+    "ReaderSpec",
+    "SetupError",
+    "Source",
+    "SqlError",
+    "Store",
+    "Tokens",
+    "UsageError",
+    "__version__",
+    "hookimpl",
+    "import_torchvision",
+    "init",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'featstore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

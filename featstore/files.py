@@ -1,0 +1,58 @@
+"""Files that survive a power cut: one path for everything that a store writes.
+
+Temporary name, fsync, rename, fsync of the folder. A reader sees the old file or the whole new one, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Buffer = bytes | bytearray | memoryview
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place, durably, when the block ends without an error.
+
+    The temporary name keeps the ending, because writers choose formats by it.
+    """
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        fsync(temporary)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, *parts: Buffer) -> None:
+    """Write ``parts``, one after the other, as the whole content of ``path``."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(parts)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON, atomically. NaN is refused: it isn't JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read what :func:`write_json` wrote."""
+    return json.loads(path.read_bytes())
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

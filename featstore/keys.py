@@ -1,0 +1,131 @@
+"""Names, references and the ``--input`` grammar: the words that people type.
+
+Names match ``[A-Za-z0-9][A-Za-z0-9_.-]*`` and are unique ignoring case, so that a store made on Linux can be
+unpacked on a Mac or on Windows. ``/ : @ = #`` belong to the grammars below and never to a name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from featstore.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VERSIONED = re.compile(r"(?P<name>[^@]+)(?:@v(?P<version>[1-9][0-9]*))?")
+_INPUT = re.compile(
+    r"(?:(?P<alias>[^=]+)=)?(?P<ref>[^/:=]+)(?:/(?P<modality>[^/:]+))?(?::(?P<agg>[^:]+))?"
+)
+
+
+def check_name(name: str, what: str) -> str:
+    """Return ``name``, or raise :class:`UsageError` where it can't be a name.
+
+    >>> check_name("a_r18", "feature set")
+    'a_r18'
+    """
+    if not _NAME.fullmatch(name) or len(name) > 128 or name.endswith("."):
+        raise UsageError(
+            f"{name!r} can't be the name of a {what}: a name starts with a letter or digit, goes on with "
+            "letters, digits, '_', '-' and '.', doesn't end with '.', and has at most 128 characters."
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """``NAME`` or ``NAME@vK``: a feature set or a table, at its latest version or at a given one.
+
+    >>> Ref.parse("r18@v2")
+    Ref(name='r18', version=2)
+    >>> str(Ref.parse("r18"))
+    'r18'
+    """
+
+    name: str
+    version: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        match = _VERSIONED.fullmatch(text)
+        if not match or not _NAME.fullmatch(match["name"]):
+            raise UsageError(f"{text!r} isn't a NAME or NAME@vK, such as r18 or r18@v2.")
+        return cls(match["name"], int(match["version"]) if match["version"] else None)
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}@v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """``[ALIAS=]NAME[@vK][/MODALITY][:AGG]``: one input of a training table.
+
+    >>> InputRef.parse("p=r18@v2/P:mean")
+    InputRef(alias='p', ref=Ref(name='r18', version=2), modality='P', agg='mean')
+    >>> InputRef.parse("p_r18.mean:gem(3)").alias
+    'p_r18.mean'
+    >>> InputRef.parse("r18/A:mean").alias
+    'r18_A'
+    """
+
+    alias: str
+    ref: Ref
+    modality: str | None = None
+    agg: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        match = _INPUT.fullmatch(text)
+        if not match:
+            raise UsageError(
+                f"{text!r} isn't an input. The form is [ALIAS=]NAME[@vK][/MODALITY][:AGG], "
+                "such as a_r18:mean or p=r18@v2/P:mean."
+            )
+        ref = Ref.parse(match["ref"])
+        modality = match["modality"]
+        alias = match["alias"] or (f"{ref.name}_{modality}" if modality else ref.name)
+        return cls(check_name(alias, "table column"), ref, modality, match["agg"])
+
+    def __str__(self) -> str:
+        text = str(self.ref)
+        if self.modality:
+            text += f"/{self.modality}"
+        if self.agg:
+            text += f":{self.agg}"
+        return f"{self.alias}={text}"
+
+
+def parse_call(text: str) -> tuple[str, tuple[float, ...]]:
+    """Split a pooler with arguments: ``gem(3)`` → ``("gem", (3.0,))``, ``mean`` → ``("mean", ())``.
+
+    >>> parse_call("gem(2.5)")
+    ('gem', (2.5,))
+    >>> parse_call("mean")
+    ('mean', ())
+    """
+    match = re.fullmatch(r"(?P<name>[A-Za-z][A-Za-z0-9_-]*)(?:\((?P<args>[^()]*)\))?", text.strip())
+    if not match:
+        raise UsageError(f"{text!r} isn't NAME or NAME(NUMBER, …), such as mean or gem(3).")
+    try:
+        args = tuple(float(a) for a in (match["args"] or "").split(",") if a.strip())
+    except ValueError:
+        raise UsageError(f"The arguments of {text!r} must be numbers, such as gem(3).") from None
+    return match["name"], args
+
+
+def split_fragment(uri: str) -> tuple[str, str | None]:
+    """Split ``file.h5#/valid/42`` into the file and the part of it; no ``#`` means the whole file.
+
+    Only the last ``#`` counts, and only when what follows is a fragment of ours (``key=value`` or ``/path``):
+    a folder may well be called ``case #3``.
+
+    >>> split_fragment("a/scan.nii.gz#axis=2&slice=17")
+    ('a/scan.nii.gz', 'axis=2&slice=17')
+    >>> split_fragment("case #3/x.png")
+    ('case #3/x.png', None)
+    """
+    head, mark, tail = uri.rpartition("#")
+    if mark and head and (tail.startswith("/") or re.match(r"[a-z]+=[^/]*$", tail)):
+        return head, tail
+    return uri, None
