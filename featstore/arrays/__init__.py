@@ -1,0 +1,22 @@
+"""Vectors on disk: Zarr v3 segments, written chunk by chunk and read through memory maps.
+
+Importing this costs NumPy; pyarrow and zarr are imported where they are needed.
+"""
+
+from featstore.arrays.arrow import arrow_vectors
+from featstore.arrays.layout import SegmentLayout, create_group, create_segment
+from featstore.arrays.reading import FeatureReader
+from featstore.arrays.segments import SegmentReader, check_chunk
+from featstore.arrays.writing import storable, write_chunk
+
+__all__ = [
+    "FeatureReader",
+    "SegmentLayout",
+    "SegmentReader",
+    "arrow_vectors",
+    "check_chunk",
+    "create_group",
+    "create_segment",
+    "storable",
+    "write_chunk",
+]

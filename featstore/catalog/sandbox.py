@@ -1,0 +1,130 @@
+"""Where a user's SQL runs: ``featstore sql``, ``--where``, ``--holdout``, recipes.
+
+The catalog is attached read-only to a fresh in-memory database; one statement, SELECT or EXPLAIN only; no files, no
+network, no extensions, no Python variables; memory is bounded; and the configuration is locked before the query runs.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from featstore.catalog.connection import CONFIG, Catalog, exclusive, retry_busy
+from featstore.errors import SqlError
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+MEMORY_LIMIT = "4GB"
+
+
+def query(
+    catalog: Catalog,
+    sql: str,
+    *,
+    vectors: Callable[[duckdb.DuckDBPyConnection, str], dict[str, pa.Table]] | None = None,
+) -> pa.Table:
+    """Run one statement of the user's and give its result.
+
+    Args:
+        sql: one SELECT or EXPLAIN.
+        vectors: gives the Arrow tables to show as ``vectors."<name>"``, from the names that occur in the text.
+
+    Raises:
+        SqlError: more than one statement, another kind of statement, or whatever DuckDB has against it.
+    """
+    import duckdb
+
+    statement = _one_statement(sql)
+    with exclusive(catalog.path), tempfile.TemporaryDirectory(prefix="featstore-") as spill:
+        connection = duckdb.connect(":memory:", config={k: v for k, v in CONFIG.items() if k != "enable_external_access"})
+        try:
+            path = str(catalog.path).replace("'", "''")
+            retry_busy(
+                lambda: connection.execute(f"ATTACH '{path}' AS store (READ_ONLY)"), catalog.path, catalog.wait_s
+            )
+            connection.execute("USE store")
+            catalog.check(connection)
+            tables = vectors(connection, sql) if vectors else {}
+            connection.execute("USE memory")
+            _forward(connection)
+            for position, (name, table) in enumerate(tables.items()):
+                connection.register(f"__vectors_{position}", table)
+                connection.execute(
+                    f'CREATE VIEW vectors."{name}" AS SELECT * FROM memory.main.__vectors_{position}'
+                )
+            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            connection.execute(f"SET temp_directory = '{spill}'")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            return connection.sql(statement).to_arrow_table()
+        except duckdb.Error as error:
+            raise _refusal(error) from error
+        finally:
+            connection.close()
+
+
+def _one_statement(sql: str) -> str:
+    import duckdb
+
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise _refusal(error) from error
+    allowed = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+    if len(statements) != 1:
+        raise SqlError(f"One statement at a time, please: this text holds {len(statements)}.")
+    if statements[0].type not in allowed:
+        kind = str(statements[0].type).removeprefix("StatementType.")
+        raise SqlError(
+            f"Only SELECT and EXPLAIN run here, not {kind}: the catalog is written by featstore's own commands.",
+            hint="open catalog.duckdb with DuckDB itself, read-only, for anything else",
+        )
+    return statements[0].query
+
+
+def _forward(connection: duckdb.DuckDBPyConnection) -> None:
+    """Show the store's schemas as those of the session, where the vectors live too."""
+    connection.execute("CREATE SCHEMA vectors")
+    found = connection.execute(
+        "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = 'store' UNION ALL "
+        "SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = 'store' AND NOT internal"
+    ).fetchall()
+    for schema in sorted({schema for schema, _ in found} - {"main"}):
+        connection.execute(f'CREATE SCHEMA "{schema}"')
+    for schema, name in found:
+        connection.execute(f'CREATE VIEW "{schema}"."{name}" AS SELECT * FROM store."{schema}"."{name}"')
+
+
+def _refusal(error: Exception) -> SqlError:
+    text = re.sub(r"^\w+(?: \w+)? Error: ", "", str(error).strip())
+    text = text.replace("store.main.", "").strip()
+    hint = "featstore sql \"select table_name, column_name from information_schema.columns where table_schema = 'main'\""
+    return SqlError(f"The query was refused. {text}", hint=hint)
+
+
+def mentioned(sql: str, names: Iterable[str]) -> list[str]:
+    """Those names that occur in a query's text, ignoring case."""
+    lower = sql.lower()
+    return [name for name in names if name.lower() in lower]
+
+
+def predicate(catalog: Catalog, view: str, column: str, condition: str, flag: str) -> pa.Table:
+    """The rows of a public view that meet a user's condition, as the one column that identifies them.
+
+    Args:
+        view, column: ours, such as ``samples`` and ``sample_key``.
+        condition: the user's; NULL counts as not met.
+        flag: what to call it in an error: ``--where``.
+    """
+    try:
+        # The line break keeps a trailing comment of the user's from hiding the bracket.
+        return query(catalog, f"SELECT {column} FROM {view} WHERE (\n{condition}\n) ORDER BY 1")
+    except SqlError as error:
+        raise SqlError(
+            f"{flag} {condition!r} can't be used as a condition on the view {view!r}. {error.message}",
+            hint=error.hint,
+        ) from error

@@ -1,0 +1,174 @@
+"""Pointers to vectors: what is pending, and how receipts become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from featstore.catalog.connection import arrow, registered
+from featstore.catalog.samples import recount
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+
+def select(
+    connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], chosen: pa.Table | None
+) -> int:
+    """Make the temporary table ``selected`` of the samples that an extraction is about; returns how many.
+
+    Args:
+        chosen: a table of ``sample_key`` that a user's condition gave, or None for all.
+    """
+    connection.execute("DROP TABLE IF EXISTS selected")
+    condition = "true"
+    if modalities:
+        condition = "s.modality IN (SELECT unnest($modalities))"
+    query = f"CREATE TEMP TABLE selected AS SELECT s.id, s.content, s.sample_key, s.uri FROM core.sample s WHERE {condition}"
+    parameters = {"modalities": list(modalities)} if modalities else {}
+    if chosen is None:
+        connection.execute(query, parameters)
+    else:
+        with registered(connection, chosen=chosen):
+            connection.execute(f"{query} AND s.sample_key IN (SELECT sample_key FROM chosen)", parameters)
+    row = connection.execute("SELECT count(*) FROM selected").fetchone()
+    assert row
+    return int(row[0])
+
+
+def pending(
+    connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | None], reserved: pa.Table
+) -> pa.Table:
+    """The selected samples that lack a current vector of some of the given feature sets.
+
+    Args:
+        feature_sets: ids; None for one that doesn't exist yet, which lacks them all.
+        reserved: ``sample`` ids that a living run is working on.
+
+    Returns:
+        ``sample, content, sample_key, uri``, and ``lacks``: a list of bool, one a feature set. By lacks, then
+        sample_key, so that equal ones stand together in a fixed order.
+    """
+    lacks = ", ".join(
+        "true" if feature_set is None else
+        f"NOT EXISTS (FROM core.vector v WHERE v.feature_set = {int(feature_set)} AND v.sample = s.id AND v.content = s.content)"
+        for feature_set in feature_sets
+    )  # fmt: skip
+    with registered(connection, reserved=reserved):
+        return arrow(
+            connection,
+            "SELECT id AS sample, content, sample_key, uri, lacks FROM "
+            f"(SELECT *, [{lacks}] AS lacks FROM selected s WHERE id NOT IN (SELECT sample FROM reserved)) "
+            "WHERE list_contains(lacks, true) ORDER BY lacks DESC, sample_key",
+        )
+
+
+def dataset_roots(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The folders that samples were ingested from."""
+    return [str(row[0]) for row in connection.execute("SELECT DISTINCT root FROM core.dataset ORDER BY 1").fetchall()]
+
+
+def absorbed(connection: duckdb.DuckDBPyConnection, run: int) -> set[int]:
+    """The chunks of a run that the catalog has."""
+    return {int(row[0]) for row in connection.execute("SELECT chunk FROM core.chunk WHERE run = ?", [run]).fetchall()}
+
+
+def absorb(
+    connection: duckdb.DuckDBPyConnection,
+    run: int,
+    chunks: Sequence[int],
+    reads: pa.Table,
+    vectors: pa.Table,
+    failures: pa.Table,
+    now: datetime,
+) -> None:
+    """Put the receipts of some chunks into the catalog, inside the caller's transaction.
+
+    Args:
+        reads: ``sample, content, content_hash, size, mtime_ns`` of every input whose bytes were read and decoded;
+            ``content`` is the plan's.
+        vectors: ``sample, feature_set, segment, row`` of every valid vector.
+        failures: ``sample, stage, error, message, failed_at``, one a failed input.
+    """
+    connection.execute("CREATE TEMP TABLE fresh (sample BIGINT, content INTEGER)")
+    with registered(connection, reads=reads, incoming=vectors, failures=failures):
+        changed = _settle_contents(connection)
+        connection.execute(
+            "CREATE TEMP TABLE added AS SELECT i.sample, i.feature_set, i.segment, i.row, f.content FROM incoming i "
+            "JOIN fresh f USING (sample) WHERE NOT EXISTS (FROM core.vector v WHERE v.feature_set = i.feature_set "
+            "AND v.sample = i.sample AND v.content = f.content "
+            "AND v.feature_set IN (SELECT DISTINCT feature_set FROM incoming)) ORDER BY i.segment, i.row"
+        )
+        connection.execute(
+            "INSERT INTO core.vector SELECT sample, feature_set, segment, row, content, ? FROM added ORDER BY segment, row",
+            [now],
+        )
+        connection.execute(
+            "INSERT INTO core.coverage SELECT a.feature_set, s.patient, s.modality, count(*) FROM added a "
+            "JOIN core.sample s ON s.id = a.sample GROUP BY ALL "
+            "ON CONFLICT DO UPDATE SET extracted = extracted + excluded.extracted"
+        )
+        if changed:
+            recount(connection, "SELECT s.patient FROM core.sample s JOIN fresh f ON f.sample = s.id")
+        connection.execute(
+            "INSERT INTO core.failure SELECT ?, sample, stage, error, message, failed_at, NULL FROM failures ORDER BY sample",
+            [run],
+        )
+        _resolve_failures(connection, run, now)
+        connection.executemany("INSERT INTO core.chunk VALUES (?, ?)", [[run, chunk] for chunk in chunks])
+        connection.execute(
+            "UPDATE core.run SET done = done + $done, failed = failed + $failed WHERE id = $run",
+            {"done": _ok(reads, failures), "failed": failures.num_rows, "run": run},
+        )
+    connection.execute("DROP TABLE fresh")
+    connection.execute("DROP TABLE added")
+
+
+def _ok(reads: pa.Table, failures: pa.Table) -> int:
+    failed = set(failures.column("sample").to_pylist())
+    return sum(sample not in failed for sample in reads.column("sample").to_pylist())
+
+
+def _settle_contents(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Fill ``fresh`` with the samples whose read bytes are current, with their content's number.
+
+    - Unknown hash: the bytes read are what the sample is, unless it was ingested anew since the plan and the file read
+      wasn't that newer one.
+    - Same hash: current.
+    - Another hash: the file changed since somebody read it. What was read last counts; older vectors are stale.
+
+    Returns whether any sample's content changed.
+    """
+    connection.execute(
+        "CREATE TEMP TABLE settled AS SELECT r.sample, r.content_hash, r.size, r.mtime_ns, CASE "
+        "WHEN s.content_hash = r.content_hash THEN 'same' "
+        "WHEN s.content_hash IS NULL AND (s.content = r.content OR (s.size = r.size AND s.mtime_ns = r.mtime_ns)) THEN 'first' "
+        "WHEN s.content_hash IS NOT NULL AND s.content = r.content AND r.mtime_ns >= s.mtime_ns THEN 'changed' "
+        "ELSE 'stale' END AS what FROM reads r JOIN core.sample s ON s.id = r.sample"
+    )
+    connection.execute(
+        "UPDATE core.sample s SET content_hash = t.content_hash, size = t.size, mtime_ns = t.mtime_ns, "
+        "content = s.content + (t.what = 'changed')::INTEGER FROM settled t WHERE t.sample = s.id "
+        "AND t.what IN ('first', 'changed')"
+    )
+    connection.execute(
+        "INSERT INTO fresh SELECT s.id, s.content FROM core.sample s JOIN settled t ON t.sample = s.id WHERE t.what <> 'stale'"
+    )
+    row = connection.execute("SELECT count(*) FROM settled WHERE what = 'changed'").fetchone()
+    connection.execute("DROP TABLE settled")
+    assert row
+    return bool(row[0])
+
+
+def _resolve_failures(connection: duckdb.DuckDBPyConnection, run: int, now: datetime) -> None:
+    """A failure is resolved once every feature set of its run has a current vector of that sample."""
+    connection.execute(
+        "UPDATE core.failure f SET resolved_at = ? WHERE f.resolved_at IS NULL AND f.run <> ? "
+        "AND f.sample IN (SELECT sample FROM added) AND NOT EXISTS ("
+        "SELECT 1 FROM core.segment g WHERE g.run = f.run AND NOT EXISTS ("
+        "SELECT 1 FROM core.vector v JOIN core.sample s ON s.id = v.sample AND s.content = v.content "
+        "WHERE v.feature_set = g.feature_set AND v.sample = f.sample))",
+        [now, run],
+    )

@@ -1,0 +1,222 @@
+"""The plan: which rows a run will make, and every setting that its bits depend on, frozen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from featstore.arrays import SegmentLayout, create_group, create_segment
+from featstore.catalog import feature_sets, runs, vectors
+from featstore.catalog.feature_sets import FeatureSet
+from featstore.errors import CorruptError
+from featstore.extract.request import ExtractRequest, Target
+from featstore.runs import RunFolder, utc_now
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+#: A chunk is held in memory until it is written: this bounds it where rows are large (tokens).
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSet:
+    """One feature set of a plan and the segment that the run writes for it."""
+
+    name: str
+    version: int
+    feature_set: int
+    segment: int
+    path: str
+    layer: str
+    pooler: str
+    shape: tuple[int, ...]
+    dtype: str
+    fingerprint: str
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read what ``asdict`` wrote."""
+        return cls(**{**value, "shape": tuple(value["shape"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What a resumed run must do as the first try did, for equal bits."""
+
+    batch_size: int
+    chunk_rows: int
+    threads: int
+    channels_last: bool
+    amp: str
+    device: str
+    capability: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Plan:
+    """A run's rows, its sets, its frozen settings. ``rows``: ``sample, content, sample_key, uri``."""
+
+    run: RunFolder
+    id: int
+    sets: list[PlannedSet]
+    frozen: Frozen
+    rows: pa.Table
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the run has."""
+        return -(-self.rows.num_rows // self.frozen.chunk_rows)
+
+    def span(self, chunk: int) -> range:
+        """The plan's rows of one chunk."""
+        first = chunk * self.frozen.chunk_rows
+        return range(first, min(first + self.frozen.chunk_rows, self.rows.num_rows))
+
+    def layout(self, store: Path, planned: PlannedSet) -> SegmentLayout:
+        """Where one set's segment lies, and its shape."""
+        return SegmentLayout(
+            store / planned.path, self.rows.num_rows, self.frozen.chunk_rows, planned.shape, planned.dtype  # type: ignore[arg-type]
+        )
+
+    def make_arrays(self, store: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make the groups and empty segments; those that are there already are left as they are."""
+        keys = self.rows.column("sample_key").to_pylist()
+        for planned in self.sets:
+            layout = self.layout(store, planned)
+            attributes = {
+                "encoding-type": "featstore-features", "encoding-version": "1", "name": planned.name,
+                "version": planned.version, "fingerprint": planned.fingerprint, "config": configs[planned.name],
+            }  # fmt: skip
+            create_group(layout.path.parent, {"featstore": attributes})
+            create_segment(layout, keys)
+        self.run.journal.mkdir(exist_ok=True)
+
+    @classmethod
+    def load(cls, run: RunFolder, id: int) -> Self:
+        """The plan of a run that was begun.
+
+        Raises:
+            CorruptError: the run's folder is incomplete.
+        """
+        try:
+            facts = run.facts()["plan"]
+            sets = [PlannedSet.from_json(value) for value in facts["sets"]]
+            return cls(run, id, sets, Frozen(**facts["frozen"]), run.load_rows("plan"))
+        except (OSError, KeyError) as error:
+            raise CorruptError(
+                f"The folder of the unfinished run {run.run_id} is incomplete: {error}.",
+                hint="restore runs/ from a backup",
+            ) from error
+
+
+def make_plans(
+    connection: duckdb.DuckDBPyConnection,
+    store: Path,
+    request: ExtractRequest,
+    targets: Sequence[Target],
+    shapes: Mapping[str, tuple[int, ...]],
+    frozen: Frozen,
+    reserved: pa.Table,
+    provenance: Mapping[str, Any],
+    locks: ExitStack,
+) -> list[Plan]:
+    """Reserve what is pending, inside the caller's transaction.
+
+    Samples that lack the same sets go into one run: usually that is one run; after a pooler was added, those that
+    have the old one and those that lack both are two. Each run's lock is held by ``locks``.
+
+    Args:
+        shapes: by target name, of one row; only new feature sets need theirs.
+        reserved: samples that other runs are working on.
+    """
+    found = [feature_sets.find(connection, t.name, t.fingerprint) for t in targets]
+    table = vectors.pending(connection, [f.id if f else None for f in found], reserved)
+    plans: list[Plan] = []
+    made: list[Path] = []
+    try:
+        for lacks, rows in _groups(table):
+            run = RunFolder.create(store, "extract")
+            made.append(run.path)
+            locks.enter_context(run.locked())
+            plans.append(_plan(connection, run, request, targets, found, lacks, shapes, frozen, rows, provenance))
+    except BaseException:
+        for path in made:
+            shutil.rmtree(path)
+        raise
+    return plans
+
+
+def _groups(table: pa.Table) -> list[tuple[list[bool], pa.Table]]:
+    """Runs of equal ``lacks``; the table is sorted by it."""
+    lacks = table.column("lacks").to_pylist()
+    starts = [i for i, value in enumerate(lacks) if i == 0 or value != lacks[i - 1]]
+    rows = table.drop_columns(["lacks"])
+    ends = [*starts[1:], len(lacks)]
+    return [(lacks[a], rows.slice(a, b - a)) for a, b in zip(starts, ends, strict=True)]
+
+
+def _plan(
+    connection: duckdb.DuckDBPyConnection,
+    run: RunFolder,
+    request: ExtractRequest,
+    targets: Sequence[Target],
+    found: list[FeatureSet | None],
+    lacks: Sequence[bool],
+    shapes: Mapping[str, tuple[int, ...]],
+    frozen: Frozen,
+    rows: pa.Table,
+    provenance: Mapping[str, Any],
+) -> Plan:
+    now = utc_now()
+    facts = {
+        "kind": "extract", "state": "running", "started_at": now.isoformat(), "request": request.to_json(),
+        "provenance": dict(provenance),
+    }  # fmt: skip
+    id = runs.add_run(connection, run.run_id, facts)
+    chosen = []
+    for position, target in enumerate(targets):
+        if lacks[position]:
+            found[position] = found[position] or feature_sets.add(
+                connection, target.name, target.fingerprint, target.config, shapes[target.name], id, now
+            )
+            chosen.append((target, found[position]))
+    item = max(prod(f.shape) * (2 if f.dtype == "float16" else 4) for _, f in chosen if f)
+    settings = asdict(frozen) | {"chunk_rows": chunk_rows(frozen.chunk_rows, frozen.batch_size, rows.num_rows, item)}
+    plan = Plan(run, id, [], Frozen(**settings), rows)
+    for target, feature_set in chosen:
+        assert feature_set
+        path = f"features/{feature_set.name}/v{feature_set.version}.zarr/{run.run_id}"
+        segment = feature_sets.add_segment(
+            connection, feature_set.id, id, path, rows.num_rows, plan.frozen.chunk_rows
+        )
+        plan.sets.append(
+            PlannedSet(
+                feature_set.name, feature_set.version, feature_set.id, segment, path, target.layer, target.pooler,
+                feature_set.shape, feature_set.dtype, feature_set.fingerprint,
+            )
+        )  # fmt: skip
+    run.save_rows("plan", rows)
+    run.record(**facts, plan={"sets": [asdict(s) for s in plan.sets], "frozen": settings})
+    return plan
+
+
+def chunk_rows(wanted: int, batch_size: int, rows: int, item_nbytes: int) -> int:
+    """Rows of a chunk: whole batches, bounded in bytes, and no more than there are rows.
+
+    >>> chunk_rows(1000, 32, 10_000, 2048)
+    992
+    >>> chunk_rows(1000, 32, 40, 2048)
+    64
+    >>> chunk_rows(1000, 32, 10_000, 3_000_000)
+    32
+    """
+    bounded = min(wanted, CHUNK_BYTES // item_nbytes)
+    whole = max(bounded // batch_size, 1) * batch_size
+    return min(whole, -(-rows // batch_size) * batch_size)

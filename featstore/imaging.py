@@ -1,0 +1,350 @@
+"""Decoded pixels → what an image network takes. The transform *is* its recorded settings.
+
+On 8-bit images, resizing, cropping and normalizing give what timm's own evaluation transform gives. What
+timm leaves to a silent ``convert("RGB")`` is a setting here: how grey becomes RGB, how RGB becomes grey, what
+an alpha channel may hold, and which pixel values are black and white.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from featstore.errors import InputError, UsageError, did_you_mean
+from featstore.spec import Json
+
+Pixels: TypeAlias = npt.NDArray[Any]
+Size: TypeAlias = tuple[int, int]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+_CHOICES = {
+    "interpolation": tuple(_FILTERS),
+    "crop_mode": ("center", "squash", "border"),
+    "grey": ("repeat", "refuse"),
+    "colour": ("rec601", "refuse"),
+    "alpha": ("opaque", "drop"),
+}
+# ITU-R BT.601 luma, which Pillow and torchvision use for RGB → grey.
+_REC601 = (0.299, 0.587, 0.114)
+# A 1 × 100,000 strip, its short side brought to 256, would need 6.5 gigapixels.
+_MAX_RESIZED = 2**26
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """One decoded image → float32 (channels, height, width), C-contiguous. Picklable.
+
+    Images are (H, W) grey, (H, W, 2) grey + alpha, (H, W, 3) RGB or (H, W, 4) RGBA, as readers give them.
+    Where ``channels`` is neither 1 nor 3, an image must be (H, W, channels) and is taken as it is.
+
+    Attributes:
+        image_size: (height, width) of the output.
+        interpolation: nearest, bilinear, bicubic, lanczos, box or hamming; Pillow's, with its antialiasing.
+        mean, std: one per channel, of values in 0…1: the output is ``(value - mean) / std``.
+        crop_pct: the output's share of the resized image, which is ``int(image_size / crop_pct)``.
+        crop_mode: timm's. ``center`` brings the shorter side to size and loses the ends of the longer one;
+            ``squash`` resizes both sides and loses the aspect ratio; ``border`` brings the longer side to
+            size and pads with ``mean``.
+        channels: what the network takes.
+        range: which pixel values become 0 and 1. ``dtype``: 0…255 for uint8, 0…65535 for uint16, refused
+            for other dtypes; ``minmax``: the image's own darkest and brightest pixel, over all channels (a
+            constant image has none, and is refused); ``LO,HI``: a fixed window, clipped.
+        grey: how a grey image becomes RGB: ``repeat`` or ``refuse``.
+        colour: how RGB becomes grey: ``rec601`` (0.299 R + 0.587 G + 0.114 B) or ``refuse``.
+        alpha: ``opaque`` drops an alpha channel that is fully opaque and refuses others; ``drop`` drops any.
+
+    Raises:
+        UsageError: a setting is out of its domain.
+    """
+
+    image_size: Size = (224, 224)
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    channels: int = 3
+    range: str = "dtype"
+    grey: str = "repeat"
+    colour: str = "rec601"
+    alpha: str = "opaque"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise UsageError(
+                    f"{name}={value} isn't one of {', '.join(choices)}.{did_you_mean(str(value), choices)}"
+                )
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise UsageError(
+                f"image_size={self.image_size} isn't a height and a width of at least one pixel."
+            )
+        if not 0 < self.crop_pct <= 4:
+            raise UsageError(f"crop_pct={self.crop_pct} isn't a share such as 0.875.")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != self.channels or not all(map(math.isfinite, values)):
+                raise UsageError(
+                    f"{name} has {len(values)} values and the network takes {self.channels} channels: "
+                    "give one finite number a channel."
+                )
+        if min(self.std) <= 0:
+            raise UsageError(f"std={self.std} must be above 0.")
+        if self.range not in ("dtype", "minmax"):
+            low, high = _parse_window(self.range)
+            object.__setattr__(
+                self, "range", f"{low},{high}"
+            )  # one spelling, because it enters the fingerprint
+
+    # -------------------------------------------------------------------------------------------- settings
+    @property
+    def settings(self) -> dict[str, Json]:
+        """Every setting, as JSON: for ``Backbone.preprocessing``; :meth:`from_settings` takes it back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_settings(
+        cls,
+        defaults: Mapping[str, Any],
+        overrides: Mapping[str, str] | None = None,
+        *,
+        others: Iterable[str] = (),
+    ) -> Self:
+        """Build from a model's own settings and what the user typed over them.
+
+        Args:
+            defaults: any of the attributes, with their types (lists will do for tuples).
+            overrides: ``--set key=value``, as text: ``image_size=224`` or ``224x320`` (height x width),
+                ``mean=0.5,0.5,0.5`` (one number stands for all channels), ``range=-1000,400``, …
+            others: settings that the caller understands itself, to be suggested for a misspelt one.
+
+        Raises:
+            UsageError: an unknown setting, or a value that isn't one.
+
+        >>> ImageTransform.from_settings({}, {"image_size": "32x48"}).image_size
+        (32, 48)
+        """
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in defaults.items()}
+        for key, text in (overrides or {}).items():
+            parse = _PARSERS.get(key)
+            if parse is None:
+                known = sorted({*_PARSERS, *others})
+                raise UsageError(
+                    f"{key!r} isn't a setting of this backbone.{did_you_mean(key, known)} "
+                    f"The settings are {', '.join(known)}."
+                )
+            try:
+                values[key] = parse(text)
+            except ValueError:
+                raise UsageError(f"{key}={text} can't be read: {_FORMS[key]}") from None
+        channels = values.get("channels", cls.channels)
+        for key in ("mean", "std"):
+            if len(values.get(key, ())) == 1:
+                values[key] = values[key] * channels
+        return cls(**values)
+
+    # ------------------------------------------------------------------------------------------- transform
+    def __call__(self, image: Any) -> npt.NDArray[np.float32]:
+        """Transform one image.
+
+        Raises:
+            InputError: not an image array, no pixels, a value that isn't finite, channels or a dtype that the
+                settings don't cover, or a constant image under ``range=minmax`` (it has no range).
+        """
+        pixels = self._select_channels(_as_image(image))
+        if pixels.dtype == np.uint8 and self.range == "dtype":
+            # timm's own path: 8-bit in Pillow, which rounds and clips to 8 bits, then / 255.
+            fill = [round(255 * value) for value in self.mean]
+            values: Pixels = self._fit(pixels, fill).astype(np.float32) / np.float32(255)
+        else:
+            # The window comes before the resizing: a metal artefact must not ring into its neighbours.
+            unit = _scale(pixels, *self._window(pixels))
+            values = np.clip(self._fit(unit, self.mean), 0, 1)
+        values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
+
+    def _select_channels(self, pixels: Pixels) -> Pixels:
+        """(H, W, any) → (H, W, channels), or (H, W, 1) where grey is to be repeated; the dtype stays."""
+        found = pixels.shape[2]
+        if self.channels not in (1, 3):
+            if found != self.channels:
+                raise InputError(f"The image has {found} channels and the network takes {self.channels}.")
+            return pixels
+        if found in (2, 4):
+            self._check_alpha(pixels[:, :, -1])
+            pixels, found = pixels[:, :, :-1], found - 1
+        if found not in (1, 3):
+            raise InputError(
+                f"The image has {found} channels; grey, RGB and their alpha forms are understood."
+            )
+        if found == 1 and self.channels == 3 and self.grey == "refuse":
+            raise InputError("The image is grey and the network takes RGB.", hint="--set grey=repeat")
+        if found == 3 and self.channels == 1:
+            if self.colour == "refuse":
+                raise InputError("The image is RGB and the network takes grey.", hint="--set colour=rec601")
+            return _luma(pixels)
+        return pixels
+
+    def _check_alpha(self, alpha: Pixels) -> None:
+        if self.alpha == "drop":
+            return
+        opaque = 1.0 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max
+        if (alpha != opaque).any():
+            raise InputError(
+                f"The image is partly transparent: its alpha goes down to {alpha.min()} of {opaque}, and the "
+                "pixels below have no agreed colour.",
+                hint="--set alpha=drop takes the colours as stored",
+            )
+
+    def _window(self, pixels: Pixels) -> tuple[float, float]:
+        """The pixel values that become 0 and 1."""
+        if self.range == "minmax":
+            low, high = float(pixels.min()), float(pixels.max())
+            if low == high:
+                raise InputError(
+                    f"Every pixel is {low:g}: an image without contrast has no range to scale by.",
+                    hint="--set range=LO,HI gives a fixed window",
+                )
+            return low, high
+        if self.range != "dtype":
+            return _parse_window(self.range)
+        if pixels.dtype == np.uint16:
+            return 0.0, 65535.0
+        raise InputError(
+            f"The pixels are {pixels.dtype}, whose range says nothing about what is black and white.",
+            hint="--set range=minmax (each image's own) or --set range=LO,HI (a fixed window)",
+        )
+
+    def _fit(self, pixels: Pixels, fill: Iterable[float]) -> Pixels:
+        """Resize and crop: (H, W, 1 or channels) → (height, width, channels)."""
+        height, width = pixels.shape[:2]
+        pixels = _resize(pixels, self._resized(height, width), _FILTERS[self.interpolation])
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:2], self.channels))
+        border = list(fill) if self.crop_mode == "border" else [0] * self.channels
+        return _crop(pixels, self.image_size, border)
+
+    def _resized(self, height: int, width: int) -> Size:
+        """The size before the crop, with timm's and torchvision's roundings."""
+        target = [math.floor(side / self.crop_pct) for side in self.image_size]
+        if self.crop_mode == "squash":
+            return target[0], target[1]
+        if self.crop_mode == "center" and target[0] == target[1]:  # torchvision's Resize(int) truncates
+            short = target[0]
+            if height <= width:
+                return short, int(short * width / height)
+            return int(short * height / width), short
+        # timm's ResizeKeepRatio rounds
+        ratios = height / target[0], width / target[1]
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        return max(round(height / ratio), 1), max(round(width / ratio), 1)
+
+
+# --------------------------------------------------------------------------------------------------- pixels
+def _as_image(image: object) -> Pixels:
+    """Check one decoded image and give it three axes: (H, W, C) of a native numeric dtype."""
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"An image network needs an array of pixels, not {type(image).__name__}.")
+    if image.ndim not in (2, 3):
+        raise InputError(f"An image has 2 or 3 axes, and this array has {image.ndim}: {image.shape}.")
+    if image.size == 0:
+        raise InputError(f"The image has no pixels: its shape is {image.shape}.")
+    if image.dtype.kind not in "uif":
+        raise InputError(f"The pixels are {image.dtype}: only integers and floats are understood.")
+    if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
+        raise InputError(
+            f"{finite.size - np.count_nonzero(finite)} of {image.size} values are NaN or infinite."
+        )
+    pixels: Pixels = image.astype(image.dtype.newbyteorder("="), copy=False)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _luma(pixels: Pixels) -> Pixels:
+    """RGB → (H, W, 1); 8-bit as Pillow does it, other integers rounded back to their own dtype."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[:, :, None]
+    luma: Pixels = (pixels.astype(np.float64) * _REC601).sum(axis=2, keepdims=True)
+    return (luma if pixels.dtype.kind == "f" else np.rint(luma)).astype(pixels.dtype)
+
+
+def _scale(pixels: Pixels, low: float, high: float) -> npt.NDArray[np.float32]:
+    """Bring ``low``…``high`` to 0…1, in float64 until the end: 32-bit integers don't fit float32."""
+    return np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
+
+
+def _resize(pixels: Pixels, size: Size, resample: Image.Resampling) -> Pixels:
+    """Resize uint8 or float32 (H, W, C) to ``size`` = (height, width) in Pillow's modes RGB, L and F."""
+    height, width = size
+    if pixels.shape[:2] == size:
+        return pixels
+    if height * width > _MAX_RESIZED:
+        raise InputError(
+            f"{pixels.shape[0]} × {pixels.shape[1]} pixels would become {height} × {width} before the crop: "
+            "the sides are too unequal.",
+            hint="--set crop_mode=squash, or crop_mode=border",
+        )
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(image.resize((width, height), resample))
+    bands = (Image.fromarray(np.ascontiguousarray(pixels[:, :, i])) for i in range(pixels.shape[2]))
+    return np.stack([np.asarray(band.resize((width, height), resample)) for band in bands], axis=2)
+
+
+def _crop(pixels: Pixels, size: Size, fill: Iterable[float]) -> Pixels:
+    """Take the centre, with torchvision's roundings; where the image is smaller, pad with ``fill``."""
+    missing = [max(want - have, 0) for want, have in zip(size, pixels.shape[:2], strict=True)]
+    if any(missing):
+        top, left = (gap // 2 for gap in missing)
+        height, width = pixels.shape[:2]
+        padded = np.empty((height + missing[0], width + missing[1], pixels.shape[2]), pixels.dtype)
+        padded[:] = np.asarray(list(fill), pixels.dtype)
+        padded[top : top + height, left : left + width] = pixels
+        pixels = padded
+    top, left = (round((have - want) / 2) for want, have in zip(size, pixels.shape[:2], strict=True))
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+# ----------------------------------------------------------------------------------------- settings as text
+def _parse_window(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"range={text} can't be read: {_FORMS['range']}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"range={text} isn't a window: LO must be below HI, and both finite.")
+    return low, high
+
+
+def _parse_size(text: str) -> Size:
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
+
+
+def _parse_numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    field.name: str for field in fields(ImageTransform) if field.name != "channels"
+}
+_PARSERS |= {"image_size": _parse_size, "mean": _parse_numbers, "std": _parse_numbers, "crop_pct": float}
+_FORMS = {
+    "image_size": "give pixels, such as 224, or HEIGHTxWIDTH, such as 224x320.",
+    "mean": "give one number a channel, such as 0.5,0.5,0.5.",
+    "std": "give one number a channel, such as 0.5,0.5,0.5.",
+    "crop_pct": "give a share, such as 0.875.",
+    "range": "give dtype, minmax, or LO,HI such as -1000,400.",
+}

@@ -1,0 +1,159 @@
+"""Path templates: what a folder tree says about its files.
+
+``{site}/fold{fold}/grade{label:int}/{patient_id}/{modality}/*.png``: a field takes one part of a path, ``*`` and ``?``
+match within a part, ``**`` any number of parts. A field that stands twice must say the same twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from featstore.errors import NotFoundError, UsageError, did_you_mean
+
+#: Fields that are columns of their own; every other becomes an attribute.
+FIELDS = ("patient_id", "modality", "label", "site", "visit_id", "acquired_at", "split")
+LabelType = Literal["int", "float", "str"]
+_PATTERNS = {"str": r"[^/]+?", "int": r"[+-]?\d+", "float": r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"}
+_PIECE = re.compile(r"\{(?P<field>[^{}]*)\}|(?P<any>\*\*/?)|(?P<star>\*)|(?P<one>\?)|(?P<text>[^{}*?]+)|(?P<bad>.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A compiled path template.
+
+    >>> layout = Layout.parse("{site}/grade{label:int}/{patient_id}/{modality}/*.png")
+    >>> layout.match("JM/grade2/007/A/007_a_slice_1.png")
+    {'site': 'JM', 'label': '2', 'patient_id': '007', 'modality': 'A'}
+    >>> layout.match("JM/gradeX/007/A/1.png") is None
+    True
+    """
+
+    text: str
+    pattern: re.Pattern[str]
+    fields: tuple[str, ...]
+    label_type: LabelType | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Compile a template.
+
+        Raises:
+            UsageError: braces that don't match, a bad field name or type, or a type on a field other than label
+                that can't be kept.
+        """
+        regex, fields, types = [], [], {}
+        for piece in _PIECE.finditer(text.strip("/")):
+            if (field := piece["field"]) is not None:
+                name, _, kind = field.partition(":")
+                if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                    raise UsageError(f"The layout {text!r} has a bad field {{{field}}}: use {{name}} or {{name:int}}.")
+                kind = kind or "str"
+                if kind not in _PATTERNS:
+                    raise UsageError(
+                        f"The layout {text!r} gives {{{name}}} the type {kind!r}.{did_you_mean(kind, _PATTERNS)}",
+                        hint=f"one of: {', '.join(_PATTERNS)}",
+                    )
+                if name in types:
+                    regex.append(f"(?P={name})")
+                else:
+                    fields.append(name)
+                    types[name] = kind
+                    regex.append(f"(?P<{name}>{_PATTERNS[kind]})")
+            elif piece["any"]:
+                regex.append(r"(?:.*/)?" if piece["any"] == "**/" else r".*")
+            elif piece["star"]:
+                regex.append(r"[^/]*")
+            elif piece["one"]:
+                regex.append(r"[^/]")
+            elif piece["text"]:
+                regex.append(re.escape(piece["text"]))
+            else:
+                raise UsageError(f"The layout {text!r} has a brace without its partner.")
+        label: LabelType | None = types.get("label")  # type: ignore[assignment]
+        return cls(text, re.compile("".join(regex), re.DOTALL), tuple(fields), label)
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """The fields of a POSIX path below the root, or None where the path isn't of this layout."""
+        found = self.pattern.fullmatch(path)
+        return found.groupdict() if found else None
+
+
+@dataclass(slots=True)
+class Found:
+    """One file of a tree: its path below the root, the fields that its path gave, and its stat."""
+
+    path: str
+    fields: dict[str, str]
+    size: int
+    mtime_ns: int
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a walk over a tree found.
+
+    Attributes:
+        found: the files that a layout matched, in path order.
+        unmatched: files that no layout matched, in path order; ``unmatched_readable`` of them could be decoded.
+    """
+
+    found: list[Found]
+    unmatched: list[str]
+    label_type: LabelType | None
+
+
+def scan(root: Path, layouts: Sequence[Layout]) -> Scan:
+    """Walk a tree and match every file; the first layout that matches wins.
+
+    Raises:
+        NotFoundError: ``root`` is no folder. UsageError: no layout, nothing matched, or label types that differ.
+    """
+    if not root.is_dir():
+        raise NotFoundError(f"There is no folder {root}.", hint="give the folder that the layouts start from")
+    if not layouts:
+        raise UsageError("A folder is ingested by at least one --layout, such as '{patient_id}/{modality}/*.png'.")
+    types = {layout.label_type for layout in layouts if layout.label_type}
+    if len(types) > 1:
+        raise UsageError(f"The layouts give {{label}} different types: {', '.join(sorted(types))}.")
+    result = Scan([], [], types.pop() if types else None)
+    for path, stat in _files(root):
+        for layout in layouts:
+            if (fields := layout.match(path)) is not None:
+                result.found.append(Found(path, fields, stat.st_size, stat.st_mtime_ns))
+                break
+        else:
+            result.unmatched.append(path)
+    if not result.found:
+        example = f" The first file there is {result.unmatched[0]!r}." if result.unmatched else " It holds no files."
+        raise UsageError(
+            f"No file below {root} matches {' or '.join(repr(layout.text) for layout in layouts)}.{example}",
+            hint="write the layout from the folder that you give, part by part",
+        )
+    return result
+
+
+def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below ``root`` in a fixed order, as (POSIX path, stat). Links are followed, once; hidden ones skipped."""
+    seen: set[tuple[int, int]] = set()
+    stack = [root]
+    while stack:
+        folder = stack.pop()
+        stat = folder.stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders = []
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(Path(entry.path))
+                elif entry.is_file():
+                    yield Path(entry.path).relative_to(root).as_posix(), entry.stat()
+        stack.extend(reversed(folders))

@@ -1,0 +1,85 @@
+"""Manifests: a table with one row a sample."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featstore.errors import NotFoundError, UsageError
+from featstore.ingest.columns import as_text, check_ids, read_rows, require
+from featstore.ingest.layout import FIELDS, Found, LabelType, Scan
+from featstore.keys import split_fragment
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def read_manifest(
+    path: Path, *, root: Path | None = None, label_type: LabelType | None = None, allow_missing: bool = False
+) -> Scan:
+    """Read a CSV or Parquet manifest.
+
+    Columns: ``path`` (absolute, or below ``root``; may end with a ``#fragment``), ``patient_id``, ``modality``, and if
+    wanted ``label, site, visit_id, acquired_at, split``; every other column becomes an attribute.
+
+    Args:
+        root: where relative paths start; the manifest's own folder if not given.
+        label_type: how labels come back; told from their text if not given.
+        allow_missing: take rows whose file isn't there; each becomes a failure when it is extracted.
+
+    Raises:
+        NotFoundError: a required column, or files, are missing. ConflictError: ids that are missing.
+        UsageError: no rows.
+    """
+    text = ["path", *(field for field in FIELDS if field not in {"label", "acquired_at"})]
+    rows = read_rows(path, text=text)
+    require(rows, ["path", "patient_id", "modality"], f"The manifest {path.name}")
+    if not rows.num_rows:
+        raise UsageError(f"The manifest {path.name} has no rows.")
+    for name in ("path", "patient_id", "modality"):
+        check_ids(rows.column(name), name)
+    if "label" in rows.column_names:
+        label_type = label_type or label_type_of(rows.column("label"))
+    columns = {name: _texts(rows.column(name), name) for name in rows.column_names}
+    paths = [text or "" for text in columns.pop("path")]
+    base = (root or path.parent).resolve()
+    found, missing = [], []
+    for position, relative in enumerate(paths):
+        fields = {name: value for name, values in columns.items() if (value := values[position]) is not None}
+        file, fragment = split_fragment(relative)
+        full = base / file
+        try:
+            stat = os.stat(full)
+            size, mtime_ns = stat.st_size, stat.st_mtime_ns
+        except OSError:
+            missing.append(relative)
+            size = mtime_ns = -1
+        below = full.relative_to(base).as_posix() if full.is_relative_to(base) else full.as_posix()
+        found.append(Found(os.path.normpath(below) + (f"#{fragment}" if fragment else ""), fields, size, mtime_ns))
+    if missing and not allow_missing:
+        raise NotFoundError(
+            f"{len(missing)} of {len(paths)} files of {path.name} aren't there, such as {missing[0]!r} "
+            f"(looked for below {base}).",
+            hint="correct the paths, give --root FOLDER, or --allow-missing to record them as failures",
+        )
+    return Scan(found, [], label_type)
+
+
+def label_type_of(column: pa.ChunkedArray) -> LabelType:
+    """How a column of labels comes back: by its type, which for a CSV was told from the text."""
+    import pyarrow as pa
+
+    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        return "int"
+    return "float" if pa.types.is_floating(column.type) else "str"
+
+
+def _texts(column: pa.ChunkedArray, name: str) -> list[str | None]:
+    import pyarrow as pa
+
+    if pa.types.is_floating(column.type):
+        return [None if value is None or value != value else repr(value) for value in column.to_pylist()]
+    if pa.types.is_boolean(column.type) and name == "label":
+        column = column.cast(pa.int8())
+    return list(as_text(column, name).to_pylist())

@@ -1,0 +1,189 @@
+"""From files found to rows of the catalog, with identity checked at the door."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featstore.catalog import samples as catalog
+from featstore.catalog.connection import Catalog
+from featstore.errors import ConflictError, UsageError, did_you_mean
+from featstore.ingest.layout import FIELDS, Found, LabelType, Scan
+from featstore.keys import check_name
+from featstore.plugins import Plugins
+from featstore.runs import RunFolder, provenance, utc_now
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(slots=True)
+class IngestResult:
+    """What an ingest did.
+
+    Attributes:
+        run_id: the run; None where nothing was new.
+        added, changed, unchanged: samples. A changed one has other bytes by size or time, and is pending again.
+        missing: samples of this data set that the catalog knows and this ingest did not see.
+        unmatched: files that no layout matched.
+    """
+
+    dataset: str
+    run_id: str | None
+    added: int
+    changed: int
+    unchanged: int
+    patients_added: int
+    missing: int
+    unmatched: list[str] = field(default_factory=list)
+    modalities: dict[str, int] = field(default_factory=dict)
+
+
+def add_samples(
+    store: Path,
+    catalog_file: Catalog,
+    plugins: Plugins,
+    scan: Scan,
+    *,
+    root: Path,
+    dataset: str,
+    patient_id: str | None = None,
+    modality: str | None = None,
+    same_patients_across_sites: bool = False,
+) -> IngestResult:
+    """Check what was found, keep its rows in a run, and put them into the catalog in one transaction.
+
+    Args:
+        root: the folder that ``scan``'s paths are below.
+        dataset: the first part of every sample key.
+        patient_id: a template that makes the id from other fields, such as ``{site}-{patient_id}``.
+        modality: for trees that don't say it.
+        same_patients_across_sites: one id under two sites is one person.
+
+    Raises:
+        UsageError, ConflictError: what is wrong and in which rows; the store is as it was.
+    """
+    check_name(dataset, "data set")
+    rows = _rows(scan, root.resolve(), dataset, patient_id, modality)
+    unknown = [f.path for f in scan.found if not plugins.reads(f.path.partition("#")[0])]
+    if unknown:
+        raise UsageError(
+            f"{len(unknown)} of the files can't be read by any reader, such as {unknown[0]!r}.",
+            hint="narrow the layout (… /*.png), or see: featstore ls plugins",
+        )
+    modalities: dict[str, int] = {}
+    for name in rows.column("modality").to_pylist():
+        modalities[name] = modalities.get(name, 0) + 1
+    with catalog_file.write() as connection:
+        checks = catalog.Checks(same_patients_across_sites=same_patients_across_sites)
+        counts = catalog.compare(connection, rows, dataset, str(root.resolve()), checks)
+        result = IngestResult(
+            dataset, None, counts.added, counts.changed, counts.unchanged, counts.patients_added, counts.missing,
+            scan.unmatched, modalities,
+        )  # fmt: skip
+        if not counts.anything:
+            return result
+        run = RunFolder.create(store, "ingest")
+        run.save_rows("samples", rows)
+        facts = {
+            "kind": "ingest", "state": "done", "started_at": utc_now().isoformat(),
+            "request": {"dataset": dataset, "root": str(root.resolve()), "same_patients": same_patients_across_sites},
+            "provenance": provenance("ingest", plugins),
+        }  # fmt: skip
+        run.record(**facts)
+        catalog.apply(connection, rows, run.run_id, facts, counts)
+        result.run_id = run.run_id
+    return result
+
+
+def _rows(
+    scan: Scan, root: Path, dataset: str, template: str | None, modality: str | None
+) -> pa.Table:
+    """The rows to be, one a sample, as an Arrow table with the columns of :data:`catalog.SCHEMA`."""
+    import pyarrow as pa
+
+    columns: dict[str, list[object]] = {name: [] for name in catalog.SCHEMA.names}
+    for item in scan.found:
+        fields = dict(item.fields)
+        fields.setdefault("modality", modality or "")
+        key = f"{dataset}/{item.path.lstrip('/')}"
+        if template is not None:
+            fields["patient_id"] = _fill(template, fields | {"sample_key": key, "dataset": dataset})
+        if not fields.get("patient_id"):
+            raise UsageError(
+                f"Nothing says which patient {item.path!r} is of.",
+                hint="put {patient_id} into the layout, or give --patient-id TEMPLATE "
+                "('{sample_key}' where each sample stands for itself)",
+            )
+        if not fields["modality"]:
+            raise UsageError(
+                f"Nothing says which modality {item.path!r} is.",
+                hint="put {modality} into the layout, or give --modality NAME",
+            )
+        columns["sample_key"].append(key)
+        columns["uri"].append((root / item.path).as_posix())
+        columns["size"].append(item.size)
+        columns["mtime_ns"].append(item.mtime_ns)
+        columns["label"].append(_label(fields.get("label"), scan.label_type, item))
+        columns["acquired_at"].append(_time(fields.get("acquired_at"), item))
+        for name in ("patient_id", "modality", "site", "visit_id", "split"):
+            columns[name].append(fields.get(name) or None)
+        columns["attributes"].append(sorted((k, v) for k, v in fields.items() if k not in FIELDS))
+    columns["label_type"] = [
+        None if label is None else (scan.label_type or "str") for label in columns["label"]
+    ]
+    return pa.table(columns, schema=catalog.SCHEMA)
+
+
+def _fill(template: str, fields: Mapping[str, str]) -> str:
+    try:
+        return template.format_map(fields)
+    except KeyError as error:
+        name = str(error.args[0])
+        raise UsageError(
+            f"--patient-id {template!r} asks for {{{name}}}, which isn't there.{did_you_mean(name, fields)}",
+            hint=f"fields: {', '.join(sorted(fields))}",
+        ) from None
+    except (ValueError, IndexError, AttributeError) as error:
+        raise UsageError(f"--patient-id {template!r} isn't a template: {error}.") from error
+
+
+def _label(text: str | None, kind: LabelType | None, item: Found) -> str | None:
+    """A label's canonical text: "03" and "3" are one class where labels are whole numbers."""
+    if text is None or text == "":
+        return None
+    try:
+        if kind == "int":
+            return str(int(text))
+        if kind == "float":
+            value = float(text)
+            if not math.isfinite(value):
+                raise ValueError
+            return repr(value)
+    except ValueError:
+        raise ConflictError(f"The label {text!r} of {item.path!r} is no {kind}.") from None
+    return text
+
+
+def _time(text: str | None, item: Found) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError:
+        raise ConflictError(
+            f"acquired_at {text!r} of {item.path!r} is no ISO 8601 time.", hint="write 2026-01-31 or 2026-01-31T09:30"
+        ) from None
+
+
+def shown(values: Sequence[str], most: int = 5) -> str:
+    """The first few of many, for a message.
+
+    >>> shown(["a", "b", "c"], 2)
+    'a, b, … (3)'
+    """
+    return ", ".join(values[:most]) + (f", … ({len(values)})" if len(values) > most else "")

@@ -1,0 +1,149 @@
+"""Runs: one invocation that made something, its folder, its lock, and its provenance.
+
+``runs/<run>/`` holds ``run.json`` and whatever a verb must not lose: the rows of an ingest, the plan and the journal of
+an extraction. With the arrays and tables it is enough to rebuild the catalog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from featstore.errors import BusyError
+from featstore.files import fsync, read_json, write_json
+from featstore.plugins import Plugins
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PACKAGES = (
+    "duckdb", "featstore", "numpy", "open_clip_torch", "pandas", "pillow", "pyarrow", "scikit-learn", "skops",
+    "tifffile", "timm", "torch", "torchvision", "zarr",
+)  # fmt: skip
+
+
+def utc_now() -> datetime:
+    """The time, in UTC, without a zone: as the catalog keeps it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``<store>/runs/<run_id>/``."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: time, verb and four hex digits, so that names sort by time."""
+        return self.path.name
+
+    @property
+    def journal(self) -> Path:
+        """Where an extraction keeps its receipts until they are folded."""
+        return self.path / "journal"
+
+    @classmethod
+    def create(cls, store: Path, kind: str) -> Self:
+        """Make the folder of a new run."""
+        name = f"{utc_now():%Y%m%dT%H%M%S}-{kind}-{secrets.token_hex(2)}"
+        path = store / "runs" / name
+        path.mkdir(parents=True)
+        fsync(path.parent)
+        return cls(path)
+
+    def record(self, **facts: Any) -> None:
+        """Add facts to ``run.json``, atomically."""
+        write_json(self.path / "run.json", self.facts() | facts)
+
+    def facts(self) -> dict[str, Any]:
+        """What ``run.json`` holds; empty where there is none yet."""
+        file = self.path / "run.json"
+        return dict(read_json(file)) if file.exists() else {}
+
+    def save_rows(self, name: str, rows: pa.Table) -> None:
+        """Keep rows as ``<name>.parquet``, atomically."""
+        import pyarrow.parquet as pq
+
+        from featstore.files import replacing
+
+        with replacing(self.path / f"{name}.parquet") as temporary:
+            pq.write_table(rows, temporary, compression="zstd")
+
+    def load_rows(self, name: str) -> pa.Table:
+        """Read what :meth:`save_rows` kept."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.path / f"{name}.parquet")
+
+    @contextlib.contextmanager
+    def locked(self) -> Any:
+        """Hold the run's lock: it tells everyone that the run is alive, and dies with the process.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"The run {self.run_id} is being worked on by another process.") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def alive(self) -> bool:
+        """Whether some process holds the run's lock."""
+        try:
+            with self.locked():
+                return False
+        except BusyError:
+            return True
+
+
+def provenance(kind: str, plugins: Plugins, **facts: Any) -> dict[str, Any]:
+    """What a run records beside its counts: who made it, from what code, with what packages."""
+    return {
+        "argv": sys.argv,
+        "git": _git(Path.cwd()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": _versions(),
+        "plugins": dict(plugins.versions()),
+        "facts": plugins.provenance(kind),
+    } | facts
+
+
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """The commit of the code that the user works in, and whether it had uncommitted changes."""
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

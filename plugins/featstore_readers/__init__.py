@@ -1,0 +1,24 @@
+"""Readers: image files → arrays in the file's own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from featstore import ReaderSpec, Source, hookimpl
+
+
+def _read_image(source: Source) -> Any:
+    from featstore_readers.images import read  # Pillow and tifffile are imported when the first image is read
+
+    return read(source)
+
+
+@hookimpl
+def featstore_readers() -> Iterable[ReaderSpec]:
+    yield ReaderSpec(
+        "image",
+        suffixes=(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"),
+        read=_read_image,
+        description="PNG, JPEG, TIFF, BMP and WebP, at their full bit depth",
+    )

@@ -1,0 +1,100 @@
+"""TIFF: Pillow where it has the pixels exactly, tifffile for the rest (16-bit RGB, signed, 64-bit, half
+floats).
+
+Pillow alone would reduce 16-bit RGB to 8 bits, and read signed 8-bit as unsigned, without a word; tifffile
+alone can't decompress LZW or JPEG.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL.TiffImagePlugin import TiffImageFile
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
+
+from featstore import InputError
+from featstore_readers.pixels import check_size, to_array
+
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+
+Pixels = npt.NDArray[Any]
+
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+# (bits, sample format) that Pillow's modes hold as they are: 1, L, RGB…, and those for a single channel.
+_EXACT = {(bits, _UNSIGNED) for bits in (1, 2, 4, 8)}
+_EXACT_GREY = {(12, _UNSIGNED), (16, _UNSIGNED), (32, _SIGNED), (32, _FLOAT)}
+
+# warnings.catch_warnings changes the filters of the whole process: two threads must not restore each other's.
+_warnings_lock = threading.Lock()
+
+
+def decode(data: bytes) -> Pixels:
+    """A TIFF file's bytes → pixels in the file's own dtype. Raises InputError."""
+    with TiffFile(BytesIO(data)) as file:
+        pages = _count(file)
+        if pages != 1:
+            raise InputError(f"The TIFF file has {pages} pages, and one image is needed.")
+        page = file.pages[0]
+        assert isinstance(page, TiffPage)
+        check_size(page.imagewidth, page.imagelength)
+        ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+        if max(ends, default=0) > len(data):  # tifffile would fill the missing strips with zeros
+            raise InputError(
+                f"The TIFF file is truncated: it ends after {len(data)} bytes, before its pixels do."
+            )
+        sample = (page.bitspersample, int(page.sampleformat))
+        if page.photometric == PHOTOMETRIC.MINISWHITE and page.bitspersample > 8:
+            raise InputError(
+                f"The TIFF file has {sample[0]}-bit grey whose 0 is white, which isn't supported."
+            )
+        pixels = None
+        if sample in (_EXACT | _EXACT_GREY if page.samplesperpixel == 1 else _EXACT):
+            pixels = _with_pillow(data, page.samplesperpixel)
+        return _with_tifffile(page) if pixels is None else pixels
+
+
+def _count(file: TiffFile) -> int:
+    metadata = file.imagej_metadata or {}  # ImageJ writes stacks of over 4 GB as one page and a note
+    return max(len(file.pages), int(metadata.get("images", 1)))
+
+
+def _with_pillow(data: bytes, samples: int) -> Pixels | None:
+    """None where Pillow doesn't know the layout, or would leave out a channel that it doesn't understand."""
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd tags; what matters here raises
+        try:
+            image = TiffImageFile(BytesIO(data))
+        except SyntaxError:
+            return None
+        with image:
+            return np.array(to_array(image)) if len(image.getbands()) == samples else None
+
+
+def _with_tifffile(page: TiffPage) -> Pixels:
+    if page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
+        raise InputError(
+            f"The TIFF file's colour space is {PHOTOMETRIC(page.photometric).name}, in {page.dtype}; grey and "
+            "RGB, with or without alpha, are understood."
+        )
+    try:
+        pixels = page.asarray()
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        raise InputError(
+            f"The TIFF file's {page.dtype} samples are compressed with {COMPRESSION(page.compression).name}, "
+            "which needs the package imagecodecs.",
+            hint="pip install imagecodecs",
+        ) from error
+    if page.samplesperpixel > 1 and page.axes.startswith("S"):  # one plane after the other
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim not in (2, 3) or page.samplesperpixel > 4:
+        raise InputError(
+            f"The TIFF file holds an array of {pixels.shape}, axes {page.axes}: no single grey or RGB image."
+        )
+    return np.ascontiguousarray(pixels)

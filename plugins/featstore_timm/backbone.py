@@ -1,0 +1,149 @@
+"""A timm model as a backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from featstore import Backbone, BackboneRequest, ImageTransform, SetupError, Tokens, UsageError
+from featstore_timm.checkpoint import KEY_MODES, load_checkpoint
+from featstore_timm.layout import Layout, find_layout
+from featstore_timm.library import import_timm
+
+
+class TimmBackbone(Backbone):
+    """``forward_features`` of one timm model, in evaluation mode.
+
+    The layer ``last`` is what timm's own head would see: after the final norm where the family has one before
+    pooling.
+    """
+
+    layers = ("last",)
+
+    def __init__(self, module: Any, transform: ImageTransform, layout: Layout) -> None:
+        self.module = module
+        self.transform = transform
+        self.input_shape = (transform.channels, *transform.image_size)
+        self.preprocessing = transform.settings
+        self._layout = layout
+
+    def forward(self, batch: torch.Tensor, layers: Sequence[str]) -> Mapping[str, Tokens]:
+        unknown = set(layers) - set(self.layers)
+        if unknown:
+            raise UsageError(f"No layer {', '.join(sorted(unknown))}; there is {', '.join(self.layers)}.")
+        # Blocks and facets come from the same pass: collect them here when there are more layers than one.
+        assert self.module is not None
+        return {"last": self._layout.tokens(self.module.forward_features(batch))}  # type: ignore[operator]
+
+
+def load(request: BackboneRequest) -> TimmBackbone:
+    """Build the model with its weights, and its transform with the user's settings.
+
+    Without ``pretrained`` or a checkpoint being asked for, weights are pretrained. Random weights depend on
+    the seed alone, and the caller's random state is left as it was.
+
+    Raises:
+        SetupError: the weights can't be had, or the model's output isn't understood.
+        UsageError: options that contradict each other, or that the model doesn't have.
+    """
+    if request.checkpoint is not None and request.pretrained:
+        raise UsageError(f"{request.name}: take pretrained weights or --checkpoint, not both.")
+    settings = dict(request.settings)
+    keys = settings.pop("checkpoint_keys", "names")
+    if keys not in KEY_MODES or (keys != "names" and request.checkpoint is None):
+        raise UsageError(f"checkpoint_keys={keys} needs --checkpoint, and is one of {', '.join(KEY_MODES)}.")
+    pretrained = request.checkpoint is None and request.pretrained is not False
+    module = _create(request, pretrained)
+    if request.checkpoint is not None:
+        load_checkpoint(module, request.rest, request.checkpoint, keys)
+    module.eval()
+    transform = _transform(module, settings)
+    _fit_input_size(module, transform, request.name)
+    return TimmBackbone(module, transform, _probe(module, transform, request))
+
+
+def _create(request: BackboneRequest, pretrained: bool) -> Any:
+    timm = import_timm()
+    options = {} if request.in_chans is None else {"in_chans": request.in_chans}
+    # Only the CPU's generator is set and put back: models are built on the CPU.
+    with torch.random.fork_rng(devices=[]), _no_random_weights(request.name, pretrained):
+        torch.default_generator.manual_seed(request.seed)
+        try:
+            return timm.create_model(request.rest, pretrained=pretrained, num_classes=0, **options)
+        except (MemoryError, SetupError):
+            raise
+        except Exception as error:
+            if not pretrained:
+                raise UsageError(f"timm can't build {request.rest} with {options}: {error}") from error
+            raise SetupError(
+                f"There are no weights for {request.name}: they aren't in the local cache, and couldn't be "
+                f"downloaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).",
+                hint="--checkpoint FILE takes local weights, and --no-pretrained untrained ones; or unset "
+                "HF_HUB_OFFLINE on a machine with internet and run again",
+            ) from error
+
+
+@contextmanager
+def _no_random_weights(name: str, pretrained: bool) -> Iterator[None]:
+    """timm only logs a warning where it leaves pretrained layers at random: make it an error."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("timm.models._builder")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    random = [text for text in said if "random init" in text.lower()]
+    if pretrained and random:
+        raise SetupError(
+            f"{name} can't have all of its weights: {random[0]}",
+            hint="choose another --in-chans or model, or --no-pretrained for untrained weights",
+        )
+
+
+def _transform(module: Any, overrides: Mapping[str, str]) -> ImageTransform:
+    """The evaluation transform that timm declares for these weights, with the user's settings over it."""
+    config = import_timm().data.resolve_model_data_config(module)
+    channels = getattr(module, "in_chans", config["input_size"][0])
+    defaults: dict[str, Any] = {
+        "image_size": tuple(config["input_size"][-2:]),
+        "interpolation": config["interpolation"],
+        "crop_pct": config["crop_pct"],
+        "crop_mode": config["crop_mode"],
+        "channels": channels,
+    }
+    for key in ("mean", "std"):
+        values = tuple(config[key])
+        # timm sums or repeats the RGB kernels for other channel counts: the RGB mean is then the fair value
+        # for each
+        defaults[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
+    return ImageTransform.from_settings(defaults, overrides, others=("checkpoint_keys",))
+
+
+def _fit_input_size(module: Any, transform: ImageTransform, name: str) -> None:
+    """Resample a ViT's or Swin's positions to ``image_size``; convolutional networks take any size."""
+    own_size = tuple(import_timm().data.resolve_model_data_config(module)["input_size"][-2:])
+    if transform.image_size != own_size and hasattr(module, "set_input_size"):
+        try:
+            module.set_input_size(img_size=transform.image_size)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{name} can't take images of {transform.image_size}: {error}") from error
+
+
+def _probe(module: Any, transform: ImageTransform, request: BackboneRequest) -> Layout:
+    """One blank image through the network: what it gives is understood, or refused, before any work."""
+    blank = torch.zeros(1, transform.channels, *transform.image_size)
+    try:
+        with torch.inference_mode():
+            features = module.forward_features(blank)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"{request.name} can't take {transform.channels} channels of {transform.image_size}: {error}"
+        ) from error
+    return find_layout(module, features, transform.image_size, request.name)
