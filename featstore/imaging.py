@@ -329,8 +329,8 @@ def _parse_window(text: str) -> tuple[float, float]:
 
 
 def _parse_size(text: str) -> Size:
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)
+    height, x, width = text.partition("x")
+    return int(height), int(width if x else height)
 
 
 def _parse_numbers(text: str) -> tuple[float, ...]:

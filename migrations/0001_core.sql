@@ -146,7 +146,6 @@ CREATE TABLE core.training_table (
     name        VARCHAR NOT NULL,
     version     INTEGER NOT NULL CHECK (version >= 1),
     label       VARCHAR,
-    label_type  VARCHAR,
     scheme      INTEGER REFERENCES core.scheme (id),
     row_count   BIGINT NOT NULL,
     path        VARCHAR NOT NULL,

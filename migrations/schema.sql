@@ -28,7 +28,7 @@ CREATE TABLE core.table_input(training_table INTEGER, "position" INTEGER, alias 
 
 CREATE TABLE core.tabular("name" VARCHAR PRIMARY KEY, row_count BIGINT NOT NULL, content_hash VARCHAR NOT NULL, run INTEGER NOT NULL, FOREIGN KEY (run) REFERENCES core.run(id));
 
-CREATE TABLE core.training_table(id INTEGER PRIMARY KEY, "name" VARCHAR NOT NULL, "version" INTEGER NOT NULL, "label" VARCHAR, label_type VARCHAR, scheme INTEGER, row_count BIGINT NOT NULL, path VARCHAR NOT NULL, data_hash VARCHAR NOT NULL, recipe JSON NOT NULL, report JSON NOT NULL, created_at TIMESTAMP NOT NULL, run INTEGER NOT NULL, CHECK(("version" >= 1)), FOREIGN KEY (scheme) REFERENCES core.scheme(id), FOREIGN KEY (run) REFERENCES core.run(id));
+CREATE TABLE core.training_table(id INTEGER PRIMARY KEY, "name" VARCHAR NOT NULL, "version" INTEGER NOT NULL, "label" VARCHAR, scheme INTEGER, row_count BIGINT NOT NULL, path VARCHAR NOT NULL, data_hash VARCHAR NOT NULL, recipe JSON NOT NULL, report JSON NOT NULL, created_at TIMESTAMP NOT NULL, run INTEGER NOT NULL, CHECK(("version" >= 1)), FOREIGN KEY (scheme) REFERENCES core.scheme(id), FOREIGN KEY (run) REFERENCES core.run(id));
 
 CREATE TABLE core.vector("sample" BIGINT NOT NULL, feature_set INTEGER NOT NULL, segment INTEGER NOT NULL, "row" BIGINT NOT NULL, "content" INTEGER NOT NULL, extracted_at TIMESTAMP NOT NULL);
 

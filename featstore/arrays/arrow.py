@@ -58,13 +58,12 @@ def arrow_vectors(
             add(pa.py_buffer(copied), len(copied))
 
     gathered = 0  # rows before this one are in pieces
-    if len(where) >= MAPPED_RUN * len(where.starts):
-        for start, stop, chunk, row in where.runs():
-            segment, index = reader.segment_of(chunk)
-            if stop - start >= MAPPED_RUN and segment.mapped and segment.layout.dtype == "float32":
-                gather(gathered, start)
-                raw = segment.load(index).raw
-                add(pa.py_buffer(raw[row * nbytes : (row + stop - start) * nbytes]), stop - start)
-                gathered = stop
+    for start, stop, chunk, row in where.runs(at_least=MAPPED_RUN):
+        segment, index = reader.segment_of(chunk)
+        if segment.mapped and segment.layout.dtype == "float32":
+            gather(gathered, start)
+            raw = segment.load(index).raw
+            add(pa.py_buffer(raw[row * nbytes : (row + stop - start) * nbytes]), stop - start)
+            gathered = stop
     gather(gathered, len(where))
     return pa.chunked_array(pieces, pa.list_(pa.float32(), width))

@@ -111,10 +111,10 @@ def map_file(path: Path, nbytes: int) -> memoryview | None:
         with pa.memory_map(str(path)) as file:
             buffer = file.read_buffer()
     except OSError as error:
-        if error.errno != errno.ENOMEM:
+        if os.strerror(errno.ENOMEM) not in str(error):  # Arrow gives the text, but no number
             raise
         raise SetupError(
-            f"The kernel refused to map {path}: this process holds too many maps at once.",
+            f"The kernel refused to map {path}: this process holds too many maps, or too much address space.",
             hint="ask for fewer rows at a time, or raise the limit: sysctl -w vm.max_map_count=1048576",
         ) from error
     return memoryview(buffer)

@@ -54,11 +54,13 @@ class Location:
     @property
     def stops(self) -> npt.NDArray[np.int64]:
         """int64 (runs,), where each run ends."""
-        return np.append(self.starts[1:], len(self))
+        return np.append(self.starts, len(self))[1:]
 
-    def runs(self) -> Iterator[tuple[int, int, int, int]]:
-        """(start, stop, chunk, first row in it) of every run; start and stop count the rows asked for."""
-        columns = (self.starts, self.stops, self.chunk[self.starts], self.row[self.starts])
+    def runs(self, at_least: int = 1) -> Iterator[tuple[int, int, int, int]]:
+        """(start, stop, chunk, row in the chunk) of each run of ``at_least`` rows, in the order asked for."""
+        long = self.stops - self.starts >= at_least
+        starts = self.starts[long]
+        columns = (starts, self.stops[long], self.chunk[starts], self.row[starts])
         return zip(*(column.tolist() for column in columns), strict=True)
 
 

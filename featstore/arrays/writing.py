@@ -80,5 +80,5 @@ def _write(layout: SegmentLayout, index: int, features: npt.NDArray[Any]) -> Non
 
 
 def _finite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    finite: npt.NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    finite: npt.NDArray[np.bool_] = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     return finite

@@ -171,6 +171,17 @@ def arrow(connection: duckdb.DuckDBPyConnection, query: str, parameters: Any = N
     return connection.sql(query, params=parameters).to_arrow_table()
 
 
+def first(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...] | None:
+    """The first row of a result, or None. Fetches all: DuckDB 2 refuses other work while a result is unfinished."""
+    rows = result.fetchall()
+    return rows[0] if rows else None
+
+
+def identifier(name: str) -> str:
+    """A name, quoted for SQL text: names of columns may hold anything."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 @contextmanager
 def registered(connection: duckdb.DuckDBPyConnection, **tables: pa.Table) -> Iterator[None]:
     """Let queries see Arrow tables under the given names, for the block."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.connection import arrow
+from featstore.catalog.connection import arrow, first
 from featstore.errors import ConflictError, NotFoundError, did_you_mean
 from featstore.keys import Ref
 
@@ -45,14 +45,14 @@ def find(connection: duckdb.DuckDBPyConnection, name: str, fingerprint: str) -> 
     Raises:
         ConflictError: the name is taken by one that differs in case only.
     """
-    spelled = connection.execute(
+    spelled = first(connection.execute(
         "SELECT name FROM core.feature_set WHERE lower(name) = lower(?) LIMIT 1", [name]
-    ).fetchone()
+    ))
     if spelled and spelled[0] != name:
         raise ConflictError(
             f"There is a feature set {spelled[0]!r}; {name!r} differs from it in case only.", hint="take another --name"
         )
-    row = connection.execute(f"{_SELECT} WHERE name = ? AND fingerprint = ?", [name, fingerprint]).fetchone()
+    row = first(connection.execute(f"{_SELECT} WHERE name = ? AND fingerprint = ?", [name, fingerprint]))
     return _one(row) if row else None
 
 
@@ -87,7 +87,7 @@ def add(
     created_at: datetime,
 ) -> FeatureSet:
     """Add the next version of ``name``."""
-    row = connection.execute(
+    row = first(connection.execute(
         "INSERT INTO core.feature_set SELECT coalesce((SELECT max(id) FROM core.feature_set), 0) + 1, $name, "
         "coalesce((SELECT max(version) FROM core.feature_set WHERE name = $name), 0) + 1, $fingerprint, $config, "
         "$backbone, $weights, $layer, $facet, $pooler, $shape, $dtype, $created_at, $run "
@@ -96,7 +96,7 @@ def add(
             "name": name, "fingerprint": fingerprint, "config": json.dumps(config), "shape": list(shape), "run": run,
             "created_at": created_at, **{k: config[k] for k in ("backbone", "weights", "layer", "facet", "pooler", "dtype")},
         },
-    ).fetchone()  # fmt: skip
+    ))  # fmt: skip
     assert row
     return _one(row)
 
@@ -105,10 +105,10 @@ def add_segment(
     connection: duckdb.DuckDBPyConnection, feature_set: int, run: int, path: str, size: int, chunk_rows: int
 ) -> int:
     """Add a segment; returns its id. ``path`` is relative to the store."""
-    row = connection.execute(
+    row = first(connection.execute(
         "INSERT INTO core.segment SELECT coalesce((SELECT max(id) FROM core.segment), 0) + 1, ?, ?, ?, ?, ? RETURNING id",
         [feature_set, run, path, size, chunk_rows],
-    ).fetchone()
+    ))
     assert row
     return int(row[0])
 

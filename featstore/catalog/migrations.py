@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featstore.catalog.connection import first
 from featstore.errors import MigrationError
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ def load(path: Path | None = None) -> list[Migration]:
 
 def applied(connection: duckdb.DuckDBPyConnection) -> dict[int, str]:
     """Checksum by version, of what the catalog has."""
-    exists = connection.execute(
+    exists = first(connection.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'featstore' AND table_name = 'migration' "
         "AND database_name = current_database()"
-    ).fetchone()
+    ))
     if not exists or not exists[0]:
         return {}
     return dict(connection.execute("SELECT version, checksum FROM featstore.migration ORDER BY version").fetchall())

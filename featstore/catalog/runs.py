@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.connection import arrow
+from featstore.catalog.connection import arrow, first
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,13 +24,13 @@ def add_run(
     """Add a run with the facts of its ``run.json``; returns its surrogate id."""
     started = datetime.fromisoformat(facts["started_at"])
     finished = None if facts["state"] == "running" else datetime.fromisoformat(facts.get("finished_at", facts["started_at"]))
-    row = connection.execute(
+    row = first(connection.execute(
         "INSERT INTO core.run SELECT coalesce((SELECT max(id) FROM core.run), 0) + 1, ?, ?, ?, ?, ?, ?, 0, ?, ? RETURNING id",
         [
             run_id, facts["kind"], facts["state"], started, finished, done,
             json.dumps(facts.get("request")), json.dumps(facts.get("provenance")),
         ],
-    ).fetchone()  # fmt: skip
+    ))  # fmt: skip
     assert row
     return int(row[0])
 

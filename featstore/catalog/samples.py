@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featstore.catalog.connection import registered
+from featstore.catalog.connection import first, registered
 from featstore.catalog.runs import add_run
 from featstore.errors import ConflictError
 
@@ -84,7 +84,7 @@ def compare(
         _check_patients(connection, checks)
 
         def count(query: str, *parameters: Any) -> int:
-            row = connection.execute(query, list(parameters)).fetchone()
+            row = first(connection.execute(query, list(parameters)))
             return int(row[0]) if row else 0
 
         known = "FROM incoming i JOIN core.sample s USING (sample_key)"
@@ -183,7 +183,7 @@ def recount(connection: duckdb.DuckDBPyConnection, patients: str) -> None:
 
 def _add_splits(connection: duckdb.DuckDBPyConnection, run: int) -> None:
     """Splits that came with the rows belong to the scheme ``default``."""
-    given = connection.execute("SELECT count(*) FROM incoming WHERE split IS NOT NULL").fetchone()
+    given = first(connection.execute("SELECT count(*) FROM incoming WHERE split IS NOT NULL"))
     if not given or not given[0]:
         return
     connection.execute(
@@ -200,7 +200,7 @@ def _add_splits(connection: duckdb.DuckDBPyConnection, run: int) -> None:
 
 # ----------------------------------------------------------------------------------------------- checks
 def _check_dataset(connection: duckdb.DuckDBPyConnection, dataset: str, root: str) -> None:
-    row = connection.execute("SELECT name, root FROM core.dataset WHERE lower(name) = lower(?)", [dataset]).fetchone()
+    row = first(connection.execute("SELECT name, root FROM core.dataset WHERE lower(name) = lower(?)", [dataset]))
     if row and (row[1] != root or row[0] != dataset):
         raise ConflictError(
             f"The data set {row[0]!r} is that of {row[1]}, not of {root}.",
@@ -215,7 +215,7 @@ def _refuse(
     rows = connection.execute(f"SELECT * FROM ({query}) ORDER BY 1 LIMIT 6").fetchall()
     if not rows:
         return
-    total = connection.execute(f"SELECT count(*) FROM ({query})").fetchone()
+    total = first(connection.execute(f"SELECT count(*) FROM ({query})"))
     assert total
     lines = "\n".join("    " + ", ".join(str(value) for value in row) for row in rows[:5])
     more = f"\n    … and {total[0] - 5} more" if total[0] > 5 else ""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.connection import arrow, registered
+from featstore.catalog.connection import arrow, first, registered
 from featstore.catalog.runs import add_run
 from featstore.errors import ConflictError, NotFoundError, did_you_mean
 
@@ -38,7 +38,7 @@ def put(
     Raises:
         ConflictError: the scheme exists, and ``replace`` wasn't given.
     """
-    row = connection.execute("SELECT max(version) FROM core.scheme WHERE lower(name) = lower(?)", [name]).fetchone()
+    row = first(connection.execute("SELECT max(version) FROM core.scheme WHERE lower(name) = lower(?)", [name]))
     version = int(row[0]) + 1 if row and row[0] else 1
     if version > 1 and not replace:
         raise ConflictError(
@@ -48,10 +48,10 @@ def put(
         )
     run = add_run(connection, run_id, facts, done=assignment.num_rows)
     with registered(connection, assignment=assignment):
-        row = connection.execute(
+        row = first(connection.execute(
             "INSERT INTO core.scheme SELECT coalesce((SELECT max(id) FROM core.scheme), 0) + 1, ?, ?, ?, ? RETURNING id",
             [name, version, json.dumps(recipe), run],
-        ).fetchone()
+        ))
         assert row
         connection.execute(
             "INSERT INTO core.split SELECT ?, p.id, a.split FROM assignment a JOIN core.patient p USING (patient_id) "
@@ -67,7 +67,7 @@ def scheme_id(connection: duckdb.DuckDBPyConnection, name: str) -> int:
     Raises:
         NotFoundError: no such scheme, with a suggestion.
     """
-    row = connection.execute("SELECT arg_max(id, version) FROM core.scheme WHERE name = ?", [name]).fetchone()
+    row = first(connection.execute("SELECT arg_max(id, version) FROM core.scheme WHERE name = ?", [name]))
     if not row or row[0] is None:
         known = [str(r[0]) for r in connection.execute("SELECT DISTINCT name FROM core.scheme ORDER BY 1").fetchall()]
         raise NotFoundError(

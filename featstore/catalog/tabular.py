@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.connection import arrow, registered
+from featstore.catalog.connection import arrow, first, registered
 from featstore.catalog.runs import add_run
 from featstore.errors import ConflictError, NotFoundError, UsageError, did_you_mean
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def match_patients(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> tuple[int, list[tuple[str, str]]]:
     """How many ids are patients here, and which aren't but look as if they were."""
     with registered(connection, incoming=rows.select(["patient_id"])):
-        known = connection.execute("SELECT count(*) FROM incoming JOIN core.patient USING (patient_id)").fetchone()
+        known = first(connection.execute("SELECT count(*) FROM incoming JOIN core.patient USING (patient_id)"))
         alike = connection.execute(
             "SELECT i.patient_id, p.patient_id FROM (FROM incoming WHERE patient_id NOT IN (SELECT patient_id FROM core.patient)) i "
             f"JOIN core.patient p ON {lookalike('i.patient_id')} = {lookalike('p.patient_id')} ORDER BY ALL LIMIT 20"
@@ -38,13 +38,13 @@ def same(connection: duckdb.DuckDBPyConnection, name: str, content_hash: str, *,
         ConflictError: it has others, and ``replace`` wasn't given.
         UsageError: the name is that of a view of featstore's own.
     """
-    row = connection.execute("SELECT content_hash FROM core.tabular WHERE lower(name) = lower(?)", [name]).fetchone()
+    row = first(connection.execute("SELECT content_hash FROM core.tabular WHERE lower(name) = lower(?)", [name]))
     if row is None:
-        taken = connection.execute(
+        taken = first(connection.execute(
             "SELECT count(*) FROM duckdb_views() WHERE lower(view_name) = lower(?) AND schema_name = 'main' "
             "AND database_name = current_database()",
             [name],
-        ).fetchone()
+        ))
         if taken and taken[0]:
             raise UsageError(f"The name {name!r} is taken by a view of the catalog.", hint="--name another_name")
         return False
@@ -65,7 +65,7 @@ def put(
 ) -> None:
     """Create or replace the table, its view and its record."""
     run = add_run(connection, run_id, facts, done=rows.num_rows)
-    old = connection.execute("SELECT name FROM core.tabular WHERE lower(name) = lower(?)", [name]).fetchone()
+    old = first(connection.execute("SELECT name FROM core.tabular WHERE lower(name) = lower(?)", [name]))
     with registered(connection, incoming=rows):
         if old:
             connection.execute(f'DROP VIEW main."{old[0]}"')

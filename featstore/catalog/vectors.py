@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from featstore.catalog.connection import arrow, registered
+from featstore.catalog.connection import arrow, first, registered
 from featstore.catalog.samples import recount
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def select(
     else:
         with registered(connection, chosen=chosen):
             connection.execute(f"{query} AND s.sample_key IN (SELECT sample_key FROM chosen)", parameters)
-    row = connection.execute("SELECT count(*) FROM selected").fetchone()
+    row = first(connection.execute("SELECT count(*) FROM selected"))
     assert row
     return int(row[0])
 
@@ -156,7 +156,7 @@ def _settle_contents(connection: duckdb.DuckDBPyConnection) -> bool:
     connection.execute(
         "INSERT INTO fresh SELECT s.id, s.content FROM core.sample s JOIN settled t ON t.sample = s.id WHERE t.what <> 'stale'"
     )
-    row = connection.execute("SELECT count(*) FROM settled WHERE what = 'changed'").fetchone()
+    row = first(connection.execute("SELECT count(*) FROM settled WHERE what = 'changed'"))
     connection.execute("DROP TABLE settled")
     assert row
     return bool(row[0])

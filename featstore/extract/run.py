@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog import feature_sets, runs, sandbox, vectors
-from featstore.catalog.connection import Catalog
+from featstore.catalog.connection import Catalog, first
 from featstore.errors import BusyError, ConflictError, NotFoundError
 from featstore.extract import network as net
 from featstore.extract.commit import Committer
@@ -237,7 +237,7 @@ def _plan(
     frozen = loaded.frozen(request)
     with catalog.read() as connection:
         missing = [t.name for t in loaded.targets if feature_sets.find(connection, t.name, t.fingerprint) is None]
-        versioned = [n for n in missing if connection.execute("SELECT 1 FROM core.feature_set WHERE name = ?", [n]).fetchone()]
+        versioned = [n for n in missing if first(connection.execute("SELECT 1 FROM core.feature_set WHERE name = ?", [n]))]
     shapes = loaded.shapes(frozen, missing)
     facts = provenance("extract", plugins, device=loaded.device, seed=request.seed, threads=frozen.threads)
     with catalog.write() as connection:
@@ -331,7 +331,7 @@ def retry(
     """
     absorb_dead_runs(store, catalog)
     with catalog.read() as connection:
-        if run_id and not connection.execute("SELECT 1 FROM runs WHERE run_id = ?", [run_id]).fetchone():
+        if run_id and not first(connection.execute("SELECT 1 FROM runs WHERE run_id = ?", [run_id])):
             raise NotFoundError(f"There is no run {run_id!r}.", hint="featstore ls runs")
         rows = connection.execute(
             "SELECT sample_key, max(run_id) FROM failures WHERE NOT resolved AND ($run IS NULL OR run_id = $run) "

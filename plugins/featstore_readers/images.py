@@ -6,16 +6,16 @@ orientation nor colour profiles are applied, as torchvision and timm don't apply
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import BmpImagePlugin, JpegImagePlugin, WebPImagePlugin
-from PIL.ImageFile import ImageFile
+from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, WebPImagePlugin
 
-from featstore import InputError, Source
+from featstore import InputError, SetupError, Source
 from featstore_readers import png, tiff
 from featstore_readers.pixels import check_size, to_array
 
@@ -28,6 +28,7 @@ def read(source: Source) -> Pixels:
     Raises:
         InputError: the file is empty, truncated, corrupt, no image, of a colour space other than grey and
             RGB, animated or of several pages, or claims more pixels than are decoded into memory.
+        SetupError: this process told Pillow to make up the missing part of truncated images.
     """
     if source.fragment is not None:
         raise InputError(f"An image file has no parts, and #{source.fragment} was asked for.")
@@ -38,6 +39,11 @@ def decode(data: bytes) -> Pixels:
     """Decode one image file's bytes; raises as :func:`read` does."""
     if not data:
         raise InputError("The file is empty (0 bytes).")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise SetupError(
+            "Pillow was told to make up the missing part of truncated images.",
+            hint="find what sets PIL.ImageFile.LOAD_TRUNCATED_IMAGES in this process, and take it out",
+        )
     name, decoder = _decoder(data)
     try:
         return decoder(data)
@@ -57,11 +63,11 @@ def _decoder(data: bytes) -> tuple[str, Callable[[bytes], Pixels]]:
     if data.startswith(b"BM"):
         return "BMP", _simple(BmpImagePlugin.BmpImageFile)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WebP", _simple(WebPImagePlugin.WebPImageFile)
+        return "WebP", _webp
     raise InputError(f"The file isn't PNG, JPEG, TIFF, BMP or WebP: it begins with {data[:8]!r}.")
 
 
-def _simple(kind: type[ImageFile]) -> Callable[[bytes], Pixels]:
+def _simple(kind: type[ImageFile.ImageFile]) -> Callable[[bytes], Pixels]:
     """Decode with Pillow alone, which has these formats at their full depth (8 bits).
 
     Its classes are used directly, because ``Image.open`` reports large images through the process-wide
@@ -77,3 +83,12 @@ def _simple(kind: type[ImageFile]) -> Callable[[bytes], Pixels]:
             return np.array(to_array(image))
 
     return decode
+
+
+def _webp(data: bytes) -> Pixels:
+    (length,) = struct.unpack_from("<I", data, 4)
+    if any(data[length + 8 :]):
+        raise InputError(
+            f"The WebP file goes on for {len(data) - length - 8} bytes after its end: two files in one?"
+        )
+    return _simple(WebPImagePlugin.WebPImageFile)(data)

@@ -7,6 +7,7 @@ alone can't decompress LZW or JPEG.
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from io import BytesIO
@@ -28,6 +29,9 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 # (bits, sample format) that Pillow's modes hold as they are: 1, L, RGB…, and those for a single channel.
 _EXACT = {(bits, _UNSIGNED) for bits in (1, 2, 4, 8)}
 _EXACT_GREY = {(12, _UNSIGNED), (16, _UNSIGNED), (32, _SIGNED), (32, _FLOAT)}
+
+# What tifffile logs about a malformed file it also raises, or it doesn't matter: keep it off the terminal.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # warnings.catch_warnings changes the filters of the whole process: two threads must not restore each other's.
 _warnings_lock = threading.Lock()
@@ -78,8 +82,8 @@ def _with_pillow(data: bytes, samples: int) -> Pixels | None:
 def _with_tifffile(page: TiffPage) -> Pixels:
     if page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
         raise InputError(
-            f"The TIFF file's colour space is {PHOTOMETRIC(page.photometric).name}, in {page.dtype}; grey and "
-            "RGB, with or without alpha, are understood."
+            f"The TIFF file's colour space is {PHOTOMETRIC(page.photometric).name}, in {page.dtype}; grey "
+            "and RGB, with or without alpha, are understood."
         )
     try:
         pixels = page.asarray()

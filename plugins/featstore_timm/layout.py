@@ -59,7 +59,7 @@ def find_layout(model: Any, features: Any, size: tuple[int, int], name: str) -> 
     format_ = (
         str(getattr(said, "value", said)) if said else {4: "NCHW", 3: "NLC", 2: "NC"}.get(len(shape), "")
     )
-    if len(shape) != len(format_) or shape[format_.index("C")] != model.num_features:
+    if not shape or len(shape) != len(format_) or shape[format_.index("C")] != model.num_features:
         raise SetupError(
             f"{name} gives {shape or type(features).__name__} for its {model.num_features} features, which "
             "can't be read as tokens.",

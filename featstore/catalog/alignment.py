@@ -1,0 +1,244 @@
+"""Aligning inputs by patient, in SQL: never by position. Every patient that is lost is counted, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from featstore.catalog.connection import arrow, first, identifier, registered
+from featstore.catalog.tabular import lookalike
+from featstore.errors import ConflictError, LeakageError, NotFoundError
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from featstore.catalog.feature_sets import FeatureSet
+
+
+@dataclass(frozen=True, slots=True)
+class VectorInput:
+    """One input that is made of vectors."""
+
+    alias: str
+    feature_set: FeatureSet
+    modality: str | None
+    aggregated: bool
+
+
+@dataclass(slots=True)
+class Alignment:
+    """What a table is made of.
+
+    Attributes:
+        patients: ``patient_id, split, label, label_type``, by patient_id: the table's rows, in their order.
+        pointers: alias → ``position, segment, row``, by position and sample_key; position is the patient's row.
+        runs: alias → the surrogate ids of the runs that made those vectors.
+        report: what each input had, who was lost and why.
+    """
+
+    patients: pa.Table
+    pointers: dict[str, pa.Table] = field(default_factory=dict)
+    runs: dict[str, list[int]] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def align(
+    connection: duckdb.DuckDBPyConnection,
+    inputs: Sequence[VectorInput],
+    tables: Sequence[str],
+    *,
+    scheme: int | None,
+    scheme_name: str | None,
+    label: str,
+    join: str,
+    chosen: pa.Table | None,
+) -> Alignment:
+    """Line up the inputs' vectors and the tables' rows by patient.
+
+    Args:
+        label: ``label`` or ``TABLE.COLUMN``; patients without a value are left out.
+        join: ``inner``, ``left`` or ``outer``.
+        chosen: a table of ``sample_key`` to keep to, or None for all.
+
+    Raises:
+        ConflictError: an input mixes modalities, or has several rows of a patient and no aggregation.
+        NotFoundError: an input is empty, or nobody is left. LeakageError: a patient is in two splits.
+    """
+    report: dict[str, Any] = {"inputs": {}, "tables": {}, "lost": []}
+    for position, item in enumerate(inputs):
+        report["inputs"][item.alias] = _gather_input(connection, position, item, chosen)
+    for name in tables:
+        report["tables"][name] = _look_at_table(connection, name)
+    _candidates(connection, inputs, scheme, label)
+    _lose_patients(connection, inputs, tables, scheme_name, label, join, report)
+    patients = arrow(connection, "SELECT patient_id, split, label, label_type FROM aligned ORDER BY patient_id")
+    if not patients.num_rows:
+        lost = "; ".join(f"{item['patients']} {item['reason']}" for item in report["lost"])
+        raise NotFoundError(f"No patient is left for this table: {lost or 'no input has any'}.", hint="featstore ls samples")
+    _check_splits(patients)
+    report["rows"] = patients.num_rows
+    report["by_split"] = _by_split(connection)
+    result = Alignment(patients, report=report)
+    for position, item in enumerate(inputs):
+        result.pointers[item.alias] = arrow(
+            connection,
+            f"SELECT a.position, i.segment, i.row FROM aligned a JOIN input_{position} i USING (patient) "
+            "ORDER BY a.position, i.sample_key",
+        )
+        runs = connection.execute(
+            f"SELECT DISTINCT g.run FROM aligned a JOIN input_{position} i USING (patient) "
+            "JOIN core.segment g ON g.id = i.segment ORDER BY 1"
+        ).fetchall()
+        result.runs[item.alias] = [int(row[0]) for row in runs]
+    return result
+
+
+def _gather_input(
+    connection: duckdb.DuckDBPyConnection, position: int, item: VectorInput, chosen: pa.Table | None
+) -> dict[str, Any]:
+    """Make ``input_<position>`` of an input's current vectors, and check that it is one row a patient, or can be."""
+    name = f"input_{position}"
+    query = (
+        f"CREATE TEMP TABLE {name} AS SELECT s.patient, s.modality, s.sample_key, v.segment, v.row FROM core.vector v "
+        "JOIN core.sample s ON s.id = v.sample AND s.content = v.content WHERE v.feature_set = $feature_set "
+        "AND ($modality IS NULL OR s.modality = $modality)"
+    )
+    parameters = {"feature_set": item.feature_set.id, "modality": item.modality}
+    if chosen is None:
+        connection.execute(query, parameters)
+    else:
+        with registered(connection, chosen=chosen):
+            connection.execute(f"{query} AND s.sample_key IN (SELECT sample_key FROM chosen)", parameters)
+    samples, patients, modalities = first(connection.execute(
+        f"SELECT count(*), count(DISTINCT patient), list_sort(list(DISTINCT modality)) FROM {name}"
+    )) or (0, 0, None)
+    known = [
+        str(r[0])
+        for r in connection.execute(
+            "SELECT DISTINCT s.modality FROM core.vector v JOIN core.sample s ON s.id = v.sample "
+            "AND s.content = v.content WHERE v.feature_set = ? ORDER BY 1",
+            [item.feature_set.id],
+        ).fetchall()
+    ]
+    if not samples:
+        of = f" of modality {item.modality!r}" if item.modality else ""
+        raise NotFoundError(
+            f"The input {item.alias!r} is empty: {item.feature_set} has no vectors{of} that are asked for.",
+            hint=f"modalities that it has: {', '.join(known) or 'none yet; run featstore extract'}",
+        )
+    if len(modalities) > 1:
+        raise ConflictError(
+            f"The input {item.alias!r} would mix modalities: {item.feature_set} has {', '.join(modalities)}.",
+            hint=f"name one: --input {item.alias}={item.feature_set.name}/{modalities[0]}…",
+        )
+    if not item.aggregated and samples > patients:
+        raise ConflictError(
+            f"The input {item.alias!r} has several rows of a patient: {samples} of {patients} patients.",
+            hint=f"say how they become one: --input {item.alias}={item.feature_set.name}:mean",
+        )
+    failed = first(connection.execute(
+        "SELECT count(DISTINCT f.sample) FROM core.failure f JOIN core.segment g ON g.run = f.run "
+        "JOIN core.sample s ON s.id = f.sample WHERE g.feature_set = ? AND f.resolved_at IS NULL AND s.modality = ?",
+        [item.feature_set.id, modalities[0]],
+    ))
+    return {
+        "feature_set": str(item.feature_set), "modality": modalities[0], "samples": samples, "patients": patients,
+        "failed_samples": failed[0] if failed else 0,
+    }  # fmt: skip
+
+
+def _look_at_table(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
+    rows, known = first(connection.execute(
+        f'SELECT count(*), count(p.id) FROM tabular."{name}" t LEFT JOIN core.patient p USING (patient_id)'
+    )) or (0, 0)
+    alike = connection.execute(
+        f'SELECT t.patient_id, p.patient_id FROM tabular."{name}" t JOIN core.patient p '
+        f"ON {lookalike('t.patient_id')} = {lookalike('p.patient_id')} "
+        "WHERE t.patient_id NOT IN (SELECT patient_id FROM core.patient) ORDER BY ALL LIMIT 20"
+    ).fetchall()
+    return {"rows": rows, "patients": known, "lookalikes": [list(pair) for pair in alike]}
+
+
+def _candidates(
+    connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput], scheme: int | None, label: str
+) -> None:
+    """Make ``candidates``: every patient of any input, with split and label."""
+    union = " UNION ".join(f"SELECT patient FROM input_{i}" for i in range(len(inputs)))
+    value, kind, source = "p.label", "p.label_type", ""
+    if label != "label":
+        table, column = label.split(".", 1)
+        quoted = f"t.{identifier(column)}"
+        value = f"CASE WHEN typeof({quoted}) = 'BOOLEAN' THEN TRY_CAST({quoted} AS INTEGER)::VARCHAR ELSE {quoted}::VARCHAR END"
+        kind = (
+            f"CASE WHEN typeof({quoted}) IN ('BIGINT', 'INTEGER', 'BOOLEAN') THEN 'int' "
+            f"WHEN typeof({quoted}) IN ('DOUBLE', 'FLOAT') THEN 'float' ELSE 'str' END"
+        )
+        source = f'LEFT JOIN tabular."{table}" t ON t.patient_id = p.patient_id'
+    connection.execute(
+        f"CREATE TEMP TABLE candidates AS SELECT p.id AS patient, p.patient_id, x.split, {value} AS label, "
+        f"CASE WHEN {value} IS NULL THEN NULL ELSE {kind} END AS label_type FROM core.patient p "
+        f"JOIN ({union}) u ON u.patient = p.id "
+        f"LEFT JOIN (FROM core.split WHERE scheme = $scheme) x ON x.patient = p.id {source}",
+        {"scheme": scheme},
+    )
+
+
+def _lose_patients(
+    connection: duckdb.DuckDBPyConnection,
+    inputs: Sequence[VectorInput],
+    tables: Sequence[str],
+    scheme_name: str | None,
+    label: str,
+    join: str,
+    report: dict[str, Any],
+) -> None:
+    """Make ``aligned`` of the candidates that meet every condition; count the others at the first one they fail."""
+    conditions = []
+    if scheme_name is not None:
+        conditions.append((f"in no split of the scheme {scheme_name!r}", "split IS NOT NULL"))
+    conditions.append((f"without a value of {label!r}", "label IS NOT NULL"))
+    has = [(f"without {i.alias!r}", f"patient IN (SELECT patient FROM input_{n})") for n, i in enumerate(inputs)]
+    has_row = [(f"without a row in {t!r}", f'patient_id IN (SELECT patient_id FROM tabular."{t}")') for t in tables]
+    if join == "inner":
+        conditions += has + has_row
+    elif join == "left":
+        conditions += has[:1]
+    start = first(connection.execute("SELECT count(*) FROM candidates"))
+    report["candidates"] = start[0] if start else 0
+    kept = "true"
+    for reason, condition in conditions:
+        lost = first(connection.execute(
+            f"SELECT count(*), list(patient_id ORDER BY patient_id)[:5] FROM candidates WHERE ({kept}) AND NOT ({condition})"
+        ))
+        if lost and lost[0]:
+            report["lost"].append({"reason": reason, "patients": lost[0], "such_as": lost[1]})
+        kept += f" AND ({condition})"
+    connection.execute(
+        "CREATE TEMP TABLE aligned AS SELECT patient, patient_id, split, label, label_type, "
+        f"row_number() OVER (ORDER BY patient_id) - 1 AS position FROM candidates WHERE {kept}"
+    )
+
+
+def _check_splits(patients: pa.Table) -> None:
+    """The catalog's key makes this impossible; a table that leaked would be worth a second look all the same."""
+    ids = patients.column("patient_id").to_pylist()
+    if len(set(ids)) < len(ids):
+        twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
+        raise LeakageError(
+            f"Patients stand in more than one split: {', '.join(twice)}.", hint="restore the catalog from a backup"
+        )
+
+
+def _by_split(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    rows = connection.execute(
+        "SELECT coalesce(split, ''), label, label_type, count(*) FROM aligned GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
+    counts: dict[str, Any] = {}
+    for split, label, kind, n in rows:
+        entry = counts.setdefault(split, {"rows": 0, "labels": {}})
+        entry["rows"] += n
+        if kind != "float":  # a number has no classes to count
+            entry["labels"][label] = n
+    return counts

@@ -1,0 +1,128 @@
+"""Rows of training tables, their inputs and metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from featstore.catalog.runs import add_run
+from featstore.catalog.connection import first
+from featstore.errors import ConflictError, NotFoundError, did_you_mean
+from featstore.keys import Ref
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One version of a training table, as the catalog keeps it."""
+
+    name: str
+    version: int
+    label: str
+    scheme: int | None
+    rows: int
+    path: str
+    data_hash: str
+    recipe: Mapping[str, Any]
+    report: Mapping[str, Any]
+
+
+def next_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
+    """The number of the next version.
+
+    Raises:
+        ConflictError: the name is taken by one that differs in case only.
+    """
+    row = first(connection.execute(
+        "SELECT max(version), any_value(name) FROM core.training_table WHERE lower(name) = lower(?)", [name]
+    ))
+    if row and row[1] and row[1] != name:
+        raise ConflictError(f"There is a table {row[1]!r}; {name!r} differs from it in case only.", hint="take another --name")
+    return int(row[0]) + 1 if row and row[0] else 1
+
+
+def same_as_latest(
+    connection: duckdb.DuckDBPyConnection,
+    recipe: Mapping[str, Any],
+    inputs: Sequence[tuple[str, int]],
+    scheme: int | None,
+    data_hash: str,
+) -> tuple[int, str] | None:
+    """Version and path of the latest version, if recipe, inputs, scheme and bytes are all the same."""
+    row = first(connection.execute(
+        "SELECT id, version, path, recipe, scheme, data_hash FROM core.training_table WHERE name = ? ORDER BY version DESC LIMIT 1",
+        [recipe["name"]],
+    ))
+    if not row or (json.loads(row[3]), row[4], row[5]) != (dict(recipe), scheme, data_hash):
+        return None
+    have = connection.execute(
+        "SELECT alias, feature_set FROM core.table_input WHERE training_table = ? AND feature_set IS NOT NULL ORDER BY position",
+        [row[0]],
+    ).fetchall()
+    return (row[1], row[2]) if have == list(inputs) else None
+
+
+def put(
+    connection: duckdb.DuckDBPyConnection,
+    row: Row,
+    inputs: Sequence[tuple[str, int, None, str, str | None, list[int]]],
+    tables: Sequence[str],
+    run_id: str,
+    facts: Mapping[str, Any],
+) -> None:
+    """Add a version with its inputs: (alias, feature set, None, modality, aggregation, runs), then the tabular ones."""
+    run = add_run(connection, run_id, facts, done=row.rows)
+    found = first(connection.execute(
+        "INSERT INTO core.training_table SELECT coalesce((SELECT max(id) FROM core.training_table), 0) + 1, "
+        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? RETURNING id",
+        [
+            row.name, row.version, row.label, row.scheme, row.rows, row.path, row.data_hash, json.dumps(row.recipe),
+            json.dumps(row.report), datetime.fromisoformat(facts["started_at"]), run,
+        ],
+    ))  # fmt: skip
+    assert found
+    of_tables = []
+    for name in tables:
+        owner = first(connection.execute("SELECT run FROM core.tabular WHERE name = ?", [name]))
+        of_tables.append((name, None, name, None, None, [owner[0]] if owner else []))
+    for position, item in enumerate([*inputs, *of_tables]):
+        connection.execute("INSERT INTO core.table_input VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [found[0], position, *item])
+
+
+def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:
+    """One row of the view ``tables``: the version asked for, else the latest.
+
+    Raises:
+        NotFoundError: no such table or version, with a suggestion.
+    """
+    cursor = connection.execute("SELECT * FROM tables WHERE name = ? ORDER BY version DESC", [ref.name])
+    names = [d[0] for d in cursor.description]
+    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    if not rows:
+        known = [str(r[0]) for r in connection.execute("SELECT DISTINCT name FROM core.training_table").fetchall()]
+        raise NotFoundError(
+            f"There is no training table {ref.name!r}.{did_you_mean(ref.name, known)}", hint="featstore ls tables"
+        )
+    for row in rows:
+        if ref.version in {None, row["version"]}:
+            return row | {"recipe": json.loads(row["recipe"]), "report": json.loads(row["report"])}
+    raise NotFoundError(
+        f"The table {ref.name!r} has no version {ref.version}; its latest is v{rows[0]['version']}.",
+        hint=f"featstore show {ref.name}",
+    )
+
+
+def log_metrics(
+    connection: duckdb.DuckDBPyConnection, name: str, version: int, split: str, metrics: Mapping[str, float], now: datetime
+) -> None:
+    """Add metrics of one split of a table."""
+    for metric, value in metrics.items():
+        connection.execute(
+            "INSERT INTO core.metric SELECT id, ?, ?, ?, ? FROM core.training_table WHERE name = ? AND version = ?",
+            [split, metric, float(value), now, name, version],
+        )

@@ -1,0 +1,417 @@
+"""The store: one folder that holds everything, and the verbs on it. The CLI does the same things, verb for verb."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featstore.catalog import sandbox
+from featstore.catalog.connection import Catalog, CONFIG, first
+from featstore.errors import ConflictError, CorruptError, NotFoundError, SetupError, UsageError, did_you_mean
+from featstore.files import fsync, write_atomic
+from featstore.ingest.layout import LabelType
+from featstore.keys import Ref
+from featstore.plugins import Plugins
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from featstore.extract import ExtractRequest, ExtractResult, Progress
+    from featstore.ingest import IngestResult, TabularResult
+    from featstore.splits import SplitResult
+    from featstore.tables import FeatureSetView, MaterializeResult, Recipe, TrainingTable
+
+FORMAT = 1
+CONFIG_NAME = "featstore.toml"
+ENVIRONMENT = "FEATSTORE_STORE"
+#: What `ls` lists: noun → the query.
+LISTS: Mapping[str, str] = {
+    "features": "SELECT name, version, backbone, pooler, dim, dtype, vectors, patients, created_at FROM feature_sets ORDER BY name, version",
+    "runs": "SELECT run_id, kind, state, done, failed, seconds, started_at FROM runs ORDER BY started_at, run_id",
+    "tables": "SELECT name, version, \"rows\", label, scheme, created_at, path FROM tables ORDER BY name, version",
+    "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY sample_key",
+}
+
+
+def find(path: str | os.PathLike[str] | None = None) -> Path:
+    """The store's folder: ``path``, else ``$FEATSTORE_STORE``, else the nearest parent with a ``featstore.toml``.
+
+    Raises:
+        NotFoundError: none of these is a store.
+    """
+    given = path or os.environ.get(ENVIRONMENT)
+    if given:
+        folder = Path(given)
+        if not (folder / CONFIG_NAME).is_file():
+            why = "there is no such folder" if not folder.exists() else f"it has no {CONFIG_NAME}"
+            raise NotFoundError(f"{folder} isn't a store: {why}.", hint=f"featstore init {folder}")
+        return folder.resolve()
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / CONFIG_NAME).is_file():
+            return folder
+    raise NotFoundError(
+        "No store was named, and no parent folder is one.",
+        hint=f"featstore init ./store; export {ENVIRONMENT}=./store   (or --store ./store)",
+    )
+
+
+def init(path: str | os.PathLike[str]) -> Store:
+    """Make a new, empty store, readable by its owner only.
+
+    Raises:
+        ConflictError: there is something else already.
+    """
+    import duckdb
+
+    from featstore.catalog import migrations
+
+    folder = Path(path)
+    if (folder / CONFIG_NAME).exists():
+        raise ConflictError(f"{folder} is a store already.", hint=f"featstore status --store {folder}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConflictError(f"{folder} is not an empty folder.", hint="give a folder that isn't there yet")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # medical data: nobody else's business
+        for name in ("features", "runs", "tables", "models"):
+            (folder / name).mkdir(exist_ok=True)
+        connection = duckdb.connect(str(folder / "catalog.duckdb"), config=CONFIG)
+        try:
+            migrations.apply(connection)
+        finally:
+            connection.close()
+    except OSError as error:
+        raise SetupError(f"The store {folder} can't be made: {error.strerror}.", hint="choose a folder that you may write to") from error
+    fsync(folder / "catalog.duckdb")
+    # Last of all: a folder without it is no store.
+    write_atomic(folder / CONFIG_NAME, f"# A featstore store. Its format's version:\nformat = {FORMAT}\n".encode())
+    return Store(folder)
+
+
+def open(
+    path: str | os.PathLike[str] | None = None, *, plugins: Sequence[str] = (), strict_plugins: bool = False
+) -> Store:
+    """Open a store; see :func:`find` for which one.
+
+    Raises:
+        NotFoundError: there is none. CorruptError: it is made by a newer featstore, or damaged.
+    """
+    return Store(find(path), plugins=plugins, strict_plugins=strict_plugins)
+
+
+class Store:
+    """One store. Nothing stays open between calls: any number of processes may use it at once.
+
+    Args:
+        path: its folder.
+        plugins: plugin files or modules beside the installed ones.
+        strict_plugins: raise for a broken plugin instead of listing it.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, plugins: Sequence[str] = (), strict_plugins: bool = False
+    ) -> None:
+        self.path = Path(path).resolve()
+        self._plugin_paths, self._strict = tuple(plugins), strict_plugins
+        self._plugins: Plugins | None = None
+        try:
+            settings = tomllib.loads((self.path / CONFIG_NAME).read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise CorruptError(f"{self.path / CONFIG_NAME} can't be read: {error}.", hint="restore it from a backup") from error
+        if settings.get("format") != FORMAT:
+            raise CorruptError(
+                f"{self.path} has the format {settings.get('format')!r}; this featstore reads {FORMAT}.",
+                hint="pip install --upgrade featstore",
+            )
+        self.catalog = Catalog(self.path / "catalog.duckdb", wait_s=float(settings.get("wait_s", 60)))
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    @property
+    def plugins(self) -> Plugins:
+        """The plugins, found on first use."""
+        if self._plugins is None:
+            self._plugins = Plugins.load(self._plugin_paths, strict=self._strict)
+        return self._plugins
+
+    # --------------------------------------------------------------------------------------- coming in
+    def ingest(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        layouts: Sequence[str],
+        dataset: str | None = None,
+        patient_id: str | None = None,
+        modality: str | None = None,
+        same_patients_across_sites: bool = False,
+    ) -> IngestResult:
+        """Take the files of a folder tree that a layout matches; see :func:`featstore.ingest.add_samples`."""
+        from featstore.ingest import Layout, add_samples, scan
+
+        folder = Path(root)
+        found = scan(folder, [Layout.parse(text) for text in layouts])
+        self._absorb()
+        return add_samples(
+            self.path, self.catalog, self.plugins, found, root=folder, dataset=dataset or folder.resolve().name,
+            patient_id=patient_id, modality=modality, same_patients_across_sites=same_patients_across_sites,
+        )  # fmt: skip
+
+    def ingest_manifest(
+        self,
+        manifest: str | os.PathLike[str],
+        *,
+        root: str | os.PathLike[str] | None = None,
+        dataset: str | None = None,
+        patient_id: str | None = None,
+        label_type: LabelType | None = None,
+        allow_missing: bool = False,
+        same_patients_across_sites: bool = False,
+    ) -> IngestResult:
+        """Take the files that a CSV or Parquet lists; see :func:`featstore.ingest.read_manifest`."""
+        from featstore.ingest import add_samples, read_manifest
+
+        file = Path(manifest)
+        base = Path(root) if root is not None else file.parent
+        found = read_manifest(file, root=base, label_type=label_type, allow_missing=allow_missing)
+        self._absorb()
+        return add_samples(
+            self.path, self.catalog, self.plugins, found, root=base, dataset=dataset or file.stem,
+            patient_id=patient_id, same_patients_across_sites=same_patients_across_sites,
+        )  # fmt: skip
+
+    def ingest_table(self, file: str | os.PathLike[str], *, name: str, replace: bool = False) -> TabularResult:
+        """Keep a table keyed by patient_id as ``name``; see :func:`featstore.ingest.add_table`."""
+        from featstore.ingest import add_table
+
+        self._absorb()
+        return add_table(self.path, self.catalog, self.plugins, Path(file), name=name, replace=replace)
+
+    def split(self, **arguments: Any) -> SplitResult:
+        """Assign patients to splits; see :func:`featstore.splits.split_patients` for the arguments."""
+        from featstore.splits import split_patients
+
+        self._absorb()
+        return split_patients(self.path, self.catalog, self.plugins, **arguments)
+
+    # -------------------------------------------------------------------------------------- extraction
+    def extract(
+        self, request: ExtractRequest | None = None, *, on_progress: Callable[[Progress], None] | None = None, **fields: Any
+    ) -> ExtractResult:
+        """Make every pending vector. Give an :class:`~featstore.extract.ExtractRequest`, or its fields.
+
+        >>> store.extract(name="r18", backbone="timm:resnet18", poolers=("mean",))  # doctest: +SKIP
+        """
+        from featstore.extract import ExtractRequest, extract
+
+        self._absorb()
+        if request is None:
+            request = ExtractRequest(**fields)
+        return extract(self.path, self.catalog, self.plugins, request, on_progress=on_progress)
+
+    def retry(
+        self, run_id: str | None = None, *, on_progress: Callable[[Progress], None] | None = None
+    ) -> list[ExtractResult]:
+        """Try failed inputs again, with the settings that they failed with; see :func:`featstore.extract.retry`."""
+        from featstore.extract import retry
+
+        return retry(self.path, self.catalog, self.plugins, run_id, on_progress=on_progress)
+
+    def errors(self, run_id: str | None = None, *, resolved: bool = False) -> pa.Table:
+        """Failed inputs, each as it failed last, with how often it was tried.
+
+        Args:
+            resolved: also those that have been mended since.
+        """
+        run = "NULL" if run_id is None else _literal(run_id)
+        return self.sql(
+            "SELECT sample_key, stage, error, message, count(*) OVER same AS attempts, failed_at, run_id, resolved, uri "
+            f"FROM failures WHERE ({run} IS NULL OR run_id = {run}) AND ({resolved} OR NOT resolved) "
+            "WINDOW same AS (PARTITION BY sample_key) "
+            "QUALIFY row_number() OVER (PARTITION BY sample_key ORDER BY failed_at DESC) = 1 ORDER BY sample_key"
+        )
+
+    # ---------------------------------------------------------------------------------- training tables
+    def materialize(
+        self, recipe: Recipe | None = None, *, out: str | os.PathLike[str] | None = None, wide: bool = False, **fields: Any
+    ) -> MaterializeResult:
+        """Make a training table. Give a :class:`~featstore.tables.Recipe`, or the CLI's words as keywords.
+
+        >>> store.materialize(name="grade", inputs=["r18/A:mean"], scheme="default")  # doctest: +SKIP
+        """
+        from featstore.tables import Recipe, materialize
+        from featstore.tables.materialize import recipe_columns
+
+        self._absorb()
+        if recipe is None:
+            known = recipe_columns(self.catalog, list(fields.get("tables", ())))
+            recipe = Recipe.from_flags(known_columns=known, **fields)
+        target = Path(out) if out is not None else None
+        return materialize(self.path, self.catalog, self.plugins, recipe, out=target, wide=wide)
+
+    def table(self, name: str) -> TrainingTable:
+        """A training table, ``NAME`` or ``NAME@vK``."""
+        from featstore.catalog import training_tables
+        from featstore.tables import TrainingTable
+
+        with self.catalog.read() as connection:
+            row = training_tables.get(connection, Ref.parse(name))
+        return TrainingTable(
+            row["name"], row["version"], self.path / row["path"], row["recipe"], row["report"], row["created_at"], self.catalog
+        )
+
+    # -------------------------------------------------------------------------------------- asking
+    def features(self, name: str, *, scheme: str = "default") -> FeatureSetView:
+        """The current vectors of a feature set, ``NAME`` or ``NAME@vK``, with the splits of one scheme."""
+        from featstore.catalog import feature_sets
+
+        with self.catalog.read() as connection:
+            return self._features(connection, feature_sets.get(connection, Ref.parse(name)), scheme)
+
+    def _features(self, connection: duckdb.DuckDBPyConnection, found: Any, scheme: str) -> FeatureSetView:
+        from featstore.catalog import feature_sets, splits
+        from featstore.tables import FeatureSetView
+
+        exists = first(connection.execute("SELECT 1 FROM core.scheme WHERE name = ?", [scheme]))
+        if not exists and scheme != "default":
+            splits.scheme_id(connection, scheme)  # raises, with a suggestion
+        scheme_id = splits.scheme_id(connection, scheme) if exists else None
+        rows = feature_sets.rows(connection, found.id, scheme_id)
+        paths = feature_sets.segment_paths(connection, found.id)
+        return FeatureSetView(found, rows, {id: self.path / path for id, path in paths.items()})
+
+    def sql(self, query: str) -> pa.Table:
+        """Ask SQL about everything: the public views, your tables, and ``vectors."<feature set>"``.
+
+        Returns:
+            an Arrow table, which has ``.to_pandas()``.
+
+        Raises:
+            SqlError: not one SELECT or EXPLAIN, or DuckDB has something against it.
+        """
+        return sandbox.query(self.catalog, query, vectors=self._vectors)
+
+    def _vectors(self, connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, pa.Table]:
+        if "vectors" not in query.lower():
+            return {}
+        from featstore.catalog import feature_sets
+
+        names = [str(r[0]) for r in connection.execute("SELECT DISTINCT name FROM core.feature_set ORDER BY 1").fetchall()]
+        versions = [str(r[0]) for r in connection.execute("SELECT name || '@v' || version FROM core.feature_set").fetchall()]
+        return {
+            name: self._features(connection, feature_sets.get(connection, Ref.parse(name)), "default").to_arrow()
+            for name in sandbox.mentioned(query, [*names, *versions])
+        }
+
+    def ls(self, noun: str) -> pa.Table:
+        """List ``features``, ``runs``, ``tables``, ``samples`` or ``plugins``."""
+        import pyarrow as pa
+
+        if noun == "plugins":
+            return pa.Table.from_pylist(self.list_plugins())
+        if noun not in LISTS:
+            raise UsageError(f"There is no list of {noun!r}.{did_you_mean(noun, [*LISTS, 'plugins'])}", hint=f"one of: {', '.join(LISTS)}, plugins")
+        return self.sql(LISTS[noun])
+
+    def list_plugins(self) -> list[dict[str, str]]:
+        """Every plugin with what it registers and what went wrong with it, if anything did."""
+        registered: dict[str, list[str]] = {}
+        for item in self.plugins.registered():
+            registered.setdefault(item.provider, []).append(f"{item.kind} {item.name}")
+        return [
+            {"plugin": p.name, "version": p.version, "origin": p.origin, "provides": ", ".join(registered.get(p.name, [])), "error": p.error}
+            for p in self.plugins.providers
+        ]
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Everything about one feature set, training table, run, tabular data set, split scheme or sample.
+
+        Raises:
+            NotFoundError: nothing is called so, with a suggestion.
+        """
+        base = name.partition("@")[0]
+        literal, version = _literal(base), Ref.parse(name).version if "@" in name else None
+        of_version = "true" if version is None else f"version = {version}"
+        queries = {
+            "feature set": f"SELECT * FROM feature_sets WHERE name = {literal} AND {of_version} ORDER BY version DESC LIMIT 1",
+            "training table": f"SELECT * FROM tables WHERE name = {literal} AND {of_version} ORDER BY version DESC LIMIT 1",
+            "run": f"SELECT * FROM runs WHERE run_id = {literal}",
+            "table": f"SELECT name, row_count AS \"rows\", run FROM core.tabular WHERE name = {literal}",
+            "split scheme": f"SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = {literal} GROUP BY ALL ORDER BY 2",
+            "sample": f"SELECT * FROM samples WHERE sample_key = {_literal(name)}",
+        }
+        found = {kind: rows for kind, query in queries.items() if (rows := self.sql(query).to_pylist())}
+        if not found:
+            names = self.sql("SELECT name FROM feature_sets UNION SELECT name FROM tables UNION SELECT run_id FROM runs").column(0)
+            raise NotFoundError(f"Nothing here is called {name!r}.{did_you_mean(base, names.to_pylist())}", hint="featstore ls features")
+        return {kind: rows[0] if len(rows) == 1 else rows for kind, rows in found.items()}
+
+    def status(self) -> dict[str, Any]:
+        """Counts of everything, unfinished runs and unresolved failures."""
+        counts = self.sql(
+            "SELECT (SELECT count(*) FROM patients) AS patients, (SELECT count(*) FROM samples) AS samples, "
+            "(SELECT count(*) FROM feature_sets) AS feature_sets, (SELECT coalesce(sum(vectors), 0)::BIGINT FROM feature_sets) AS vectors, "
+            "(SELECT count(*) FROM tables) AS tables, (SELECT count(*) FROM runs) AS runs, "
+            "(SELECT count(DISTINCT sample_key) FROM failures WHERE NOT resolved) AS failed_inputs"
+        ).to_pylist()[0]
+        running = self.sql("SELECT run_id, done, failed FROM runs WHERE state = 'running' ORDER BY run_id").to_pylist()
+        return {
+            "store": str(self.path),
+            **counts,
+            "modalities": self.sql(
+                "SELECT modality, count(DISTINCT patient_id) AS patients, count(*) AS samples FROM samples GROUP BY 1 ORDER BY 1"
+            ).to_pylist(),
+            "splits": self.sql("SELECT scheme, split, count(*) AS patients FROM splits GROUP BY ALL ORDER BY ALL").to_pylist(),
+            "unfinished": [run | self._liveness(run["run_id"]) for run in running],
+        }
+
+    def _liveness(self, run_id: str) -> dict[str, Any]:
+        from featstore.extract import journal
+        from featstore.runs import RunFolder
+
+        run = RunFolder(self.path / "runs" / run_id)
+        plan = run.facts().get("plan")
+        return {
+            "alive": run.alive(),
+            "rows": run.load_rows("plan").num_rows if plan else 0,
+            "chunks_written": len(list(journal.receipts(run))),
+        }
+
+    # ---------------------------------------------------------------------------------------- upkeep
+    def migrate(self) -> list[str]:
+        """Bring the catalog to this featstore's migrations; returns those applied. A copy of the old one is kept."""
+        from featstore.catalog import migrations
+        from featstore.catalog.connection import exclusive, retry_busy
+
+        import duckdb
+
+        path = self.catalog.path
+        with exclusive(path):
+            connection = retry_busy(lambda: duckdb.connect(str(path), config=CONFIG), path, self.catalog.wait_s)
+            try:
+                todo = migrations.pending(connection)
+                if todo:
+                    connection.execute("CHECKPOINT")
+                    shutil.copy2(path, path.with_name(f"catalog-before-{todo[0].version:04}.duckdb"))
+                    migrations.apply(connection)
+            finally:
+                connection.close()
+        return [f"{m.version:04} {m.name}" for m in todo]
+
+    def _absorb(self) -> None:
+        """Take in what killed extractions have finished: every writing verb begins with it."""
+        from featstore.extract.run import absorb_dead_runs
+
+        absorb_dead_runs(self.path, self.catalog)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+__all__ = ["Store", "find", "init", "open"]

@@ -1,0 +1,7 @@
+"""Training tables: a recipe → aligned rows → fitted steps → a versioned file with its report."""
+
+from featstore.tables.materialize import MaterializeResult, materialize
+from featstore.tables.recipe import Recipe, TabularInput
+from featstore.tables.training import FeatureSetView, TrainingTable
+
+__all__ = ["FeatureSetView", "MaterializeResult", "Recipe", "TabularInput", "TrainingTable", "materialize"]
