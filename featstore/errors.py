@@ -42,7 +42,9 @@ class FeatstoreError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\n  next: {self.hint}" if self.hint else self.message
 
-    def __reduce__(self) -> tuple[object, ...]:  # hint is keyword-only: the default would lose it between processes
+    def __reduce__(
+        self,
+    ) -> tuple[object, ...]:  # hint is keyword-only: the default would lose it between processes
         return (_rebuild, (type(self), self.message, self.hint))
 
 

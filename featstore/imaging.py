@@ -90,9 +90,7 @@ class ImageTransform:
                     f"{name}={value} isn't one of {', '.join(choices)}.{did_you_mean(str(value), choices)}"
                 )
         if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise UsageError(
-                f"image_size={self.image_size} isn't a height and a width of at least one pixel."
-            )
+            raise UsageError(f"image_size={self.image_size} isn't a height and a width of at least one pixel.")
         if not 0 < self.crop_pct <= 4:
             raise UsageError(f"crop_pct={self.crop_pct} isn't a share such as 0.875.")
         for name in ("mean", "std"):
@@ -106,9 +104,7 @@ class ImageTransform:
             raise UsageError(f"std={self.std} must be above 0.")
         if self.range not in ("dtype", "minmax"):
             low, high = _parse_window(self.range)
-            object.__setattr__(
-                self, "range", f"{low},{high}"
-            )  # one spelling, because it enters the fingerprint
+            object.__setattr__(self, "range", f"{low},{high}")  # one spelling, because it enters the fingerprint
 
     # -------------------------------------------------------------------------------------------- settings
     @property
@@ -188,9 +184,7 @@ class ImageTransform:
             self._check_alpha(pixels[:, :, -1])
             pixels, found = pixels[:, :, :-1], found - 1
         if found not in (1, 3):
-            raise InputError(
-                f"The image has {found} channels; grey, RGB and their alpha forms are understood."
-            )
+            raise InputError(f"The image has {found} channels; grey, RGB and their alpha forms are understood.")
         if found == 1 and self.channels == 3 and self.grey == "refuse":
             raise InputError("The image is grey and the network takes RGB.", hint="--set grey=repeat")
         if found == 3 and self.channels == 1:
@@ -265,9 +259,7 @@ def _as_image(image: object) -> Pixels:
     if image.dtype.kind not in "uif":
         raise InputError(f"The pixels are {image.dtype}: only integers and floats are understood.")
     if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
-        raise InputError(
-            f"{finite.size - np.count_nonzero(finite)} of {image.size} values are NaN or infinite."
-        )
+        raise InputError(f"{finite.size - np.count_nonzero(finite)} of {image.size} values are NaN or infinite.")
     pixels: Pixels = image.astype(image.dtype.newbyteorder("="), copy=False)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 

@@ -14,9 +14,7 @@ from featstore.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSIONED = re.compile(r"(?P<name>[^@]+)(?:@v(?P<version>[1-9][0-9]*))?")
-_INPUT = re.compile(
-    r"(?:(?P<alias>[^=]+)=)?(?P<ref>[^/:=]+)(?:/(?P<modality>[^/:]+))?(?::(?P<agg>[^:]+))?"
-)
+_INPUT = re.compile(r"(?:(?P<alias>[^=]+)=)?(?P<ref>[^/:=]+)(?:/(?P<modality>[^/:]+))?(?::(?P<agg>[^:]+))?")
 
 
 def check_name(name: str, what: str) -> str:

@@ -140,9 +140,7 @@ class Plugins:
                     specs = list(implementation.function())
                     for spec in specs:
                         if not isinstance(spec, spec_type):
-                            raise PluginError(
-                                f"featstore_{kind}s gave {type(spec).__name__}, not {spec_type.__name__}"
-                            )
+                            raise PluginError(f"featstore_{kind}s gave {type(spec).__name__}, not {spec_type.__name__}")
                 except (Exception, SystemExit) as error:
                     self._broken(provider, error, strict)
                     continue
@@ -164,6 +162,24 @@ class Plugins:
         """Everything registered, or everything of one kind, sorted by name."""
         kinds = [kind] if kind else list(KINDS)
         return [item for k in kinds for _, item in sorted(self._registered[k].items())]
+
+    def describe(self) -> list[dict[str, str]]:
+        """Every plugin found: ``plugin, version, origin, provides, error``."""
+        provided: dict[str, list[str]] = {}
+        for item in self.registered():
+            provided.setdefault(item.provider, []).append(f"{item.kind} {item.name}")
+        for implementation in self.manager.hook.featstore_resolve_backbone.get_hookimpls():
+            provided.setdefault(implementation.plugin_name, []).append(f"backbone {implementation.plugin_name}:…")
+        return [
+            {
+                "plugin": p.name,
+                "version": p.version,
+                "origin": p.origin,
+                "provides": ", ".join(provided.get(p.name, [])),
+                "error": p.error,
+            }
+            for p in self.providers
+        ]
 
     def _get(self, kind: str, name: str) -> Any:
         if (kind, name) in self._duplicates:
@@ -188,9 +204,7 @@ class Plugins:
             if spec is not None:
                 found.append((implementation.plugin_name, spec))
         if len(found) > 1:
-            raise PluginError(
-                f"The backbone {name!r} is offered by several plugins: {', '.join(p for p, _ in found)}."
-            )
+            raise PluginError(f"The backbone {name!r} is offered by several plugins: {', '.join(p for p, _ in found)}.")
         return found[0][1] if found else self._get("backbone", name)
 
     def pooler(self, text: str, accepts: str) -> PoolFunction:

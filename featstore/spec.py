@@ -242,6 +242,4 @@ class ExporterSpec:
 
 
 class ExportFunction(Protocol):
-    def __call__(
-        self, path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool
-    ) -> None: ...
+    def __call__(self, path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None: ...

@@ -98,7 +98,9 @@ def split_patients(
         raise UsageError(f"--stratify takes label or site, not {stratify!r}.")
     held = set()
     if holdout is not None:
-        held = set(sandbox.predicate(catalog_file, "patients", "patient_id", holdout, "--holdout")["patient_id"].to_pylist())
+        held = set(
+            sandbox.predicate(catalog_file, "patients", "patient_id", holdout, "--holdout")["patient_id"].to_pylist()
+        )
     recipe = {
         "ratios": dict(ratios), "stratify": stratify, "holdout": holdout, "holdout_as": holdout_as,
         "require_modalities": list(require_modalities), "seed": seed,
@@ -107,9 +109,7 @@ def split_patients(
         rows = catalog.candidates(connection).to_pylist()
         chosen, left_out = _having(rows, require_modalities)
         if not chosen:
-            raise UsageError(
-                "No patient is left to split.", hint="ingest samples first, or check --require-modality"
-            )
+            raise UsageError("No patient is left to split.", hint="ingest samples first, or check --require-modality")
         strata: dict[str, list[str]] = {}
         for row in chosen:
             if row["patient_id"] not in held:
@@ -133,14 +133,13 @@ def split_patients(
     return SplitResult(scheme, version, run.run_id, counts, left_out)
 
 
-def _having(
-    rows: list[dict[str, Any]], modalities: Sequence[str]
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def _having(rows: list[dict[str, Any]], modalities: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     known = {m for row in rows for m in row["modalities"]}
     for modality in modalities:
         if known and modality not in known:
             raise UsageError(
-                f"No patient has the modality {modality!r}.", hint=f"modalities here: {', '.join(sorted(known))}"
+                f"No patient has the modality {modality!r}.",
+                hint=f"modalities here: {', '.join(sorted(known))}",
             )
     lacking = {m: sum(m not in row["modalities"] for row in rows) for m in modalities}
     chosen = [row for row in rows if all(m in row["modalities"] for m in modalities)]

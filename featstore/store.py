@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog import sandbox
-from featstore.catalog.connection import Catalog, CONFIG, first
+from featstore.catalog.connection import CONFIG, Catalog, first
 from featstore.errors import ConflictError, CorruptError, NotFoundError, SetupError, UsageError, did_you_mean
 from featstore.files import fsync, write_atomic
 from featstore.ingest.layout import LabelType
@@ -33,7 +33,7 @@ ENVIRONMENT = "FEATSTORE_STORE"
 LISTS: Mapping[str, str] = {
     "features": "SELECT name, version, backbone, pooler, dim, dtype, vectors, patients, created_at FROM feature_sets ORDER BY name, version",
     "runs": "SELECT run_id, kind, state, done, failed, seconds, started_at FROM runs ORDER BY started_at, run_id",
-    "tables": "SELECT name, version, \"rows\", label, scheme, created_at, path FROM tables ORDER BY name, version",
+    "tables": 'SELECT name, version, "rows", label, scheme, created_at, path FROM tables ORDER BY name, version',
     "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY sample_key",
 }
 
@@ -86,7 +86,10 @@ def init(path: str | os.PathLike[str]) -> Store:
         finally:
             connection.close()
     except OSError as error:
-        raise SetupError(f"The store {folder} can't be made: {error.strerror}.", hint="choose a folder that you may write to") from error
+        raise SetupError(
+            f"The store {folder} can't be made: {error.strerror}.",
+            hint="choose a folder that you may write to",
+        ) from error
     fsync(folder / "catalog.duckdb")
     # Last of all: a folder without it is no store.
     write_atomic(folder / CONFIG_NAME, f"# A featstore store. Its format's version:\nformat = {FORMAT}\n".encode())
@@ -122,7 +125,9 @@ class Store:
         try:
             settings = tomllib.loads((self.path / CONFIG_NAME).read_text())
         except (OSError, tomllib.TOMLDecodeError) as error:
-            raise CorruptError(f"{self.path / CONFIG_NAME} can't be read: {error}.", hint="restore it from a backup") from error
+            raise CorruptError(
+                f"{self.path / CONFIG_NAME} can't be read: {error}.", hint="restore it from a backup"
+            ) from error
         if settings.get("format") != FORMAT:
             raise CorruptError(
                 f"{self.path} has the format {settings.get('format')!r}; this featstore reads {FORMAT}.",
@@ -201,7 +206,11 @@ class Store:
 
     # -------------------------------------------------------------------------------------- extraction
     def extract(
-        self, request: ExtractRequest | None = None, *, on_progress: Callable[[Progress], None] | None = None, **fields: Any
+        self,
+        request: ExtractRequest | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        **fields: Any,
     ) -> ExtractResult:
         """Make every pending vector. Give an :class:`~featstore.extract.ExtractRequest`, or its fields.
 
@@ -238,7 +247,12 @@ class Store:
 
     # ---------------------------------------------------------------------------------- training tables
     def materialize(
-        self, recipe: Recipe | None = None, *, out: str | os.PathLike[str] | None = None, wide: bool = False, **fields: Any
+        self,
+        recipe: Recipe | None = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        wide: bool = False,
+        **fields: Any,
     ) -> MaterializeResult:
         """Make a training table. Give a :class:`~featstore.tables.Recipe`, or the CLI's words as keywords.
 
@@ -262,7 +276,13 @@ class Store:
         with self.catalog.read() as connection:
             row = training_tables.get(connection, Ref.parse(name))
         return TrainingTable(
-            row["name"], row["version"], self.path / row["path"], row["recipe"], row["report"], row["created_at"], self.catalog
+            row["name"],
+            row["version"],
+            self.path / row["path"],
+            row["recipe"],
+            row["report"],
+            row["created_at"],
+            self.catalog,
         )
 
     # -------------------------------------------------------------------------------------- asking
@@ -301,8 +321,12 @@ class Store:
             return {}
         from featstore.catalog import feature_sets
 
-        names = [str(r[0]) for r in connection.execute("SELECT DISTINCT name FROM core.feature_set ORDER BY 1").fetchall()]
-        versions = [str(r[0]) for r in connection.execute("SELECT name || '@v' || version FROM core.feature_set").fetchall()]
+        names = [
+            str(r[0]) for r in connection.execute("SELECT DISTINCT name FROM core.feature_set ORDER BY 1").fetchall()
+        ]
+        versions = [
+            str(r[0]) for r in connection.execute("SELECT name || '@v' || version FROM core.feature_set").fetchall()
+        ]
         return {
             name: self._features(connection, feature_sets.get(connection, Ref.parse(name)), "default").to_arrow()
             for name in sandbox.mentioned(query, [*names, *versions])
@@ -313,20 +337,13 @@ class Store:
         import pyarrow as pa
 
         if noun == "plugins":
-            return pa.Table.from_pylist(self.list_plugins())
+            return pa.Table.from_pylist(self.plugins.describe())
         if noun not in LISTS:
-            raise UsageError(f"There is no list of {noun!r}.{did_you_mean(noun, [*LISTS, 'plugins'])}", hint=f"one of: {', '.join(LISTS)}, plugins")
+            raise UsageError(
+                f"There is no list of {noun!r}.{did_you_mean(noun, [*LISTS, 'plugins'])}",
+                hint=f"one of: {', '.join(LISTS)}, plugins",
+            )
         return self.sql(LISTS[noun])
-
-    def list_plugins(self) -> list[dict[str, str]]:
-        """Every plugin with what it registers and what went wrong with it, if anything did."""
-        registered: dict[str, list[str]] = {}
-        for item in self.plugins.registered():
-            registered.setdefault(item.provider, []).append(f"{item.kind} {item.name}")
-        return [
-            {"plugin": p.name, "version": p.version, "origin": p.origin, "provides": ", ".join(registered.get(p.name, [])), "error": p.error}
-            for p in self.plugins.providers
-        ]
 
     def show(self, name: str) -> dict[str, Any]:
         """Everything about one feature set, training table, run, tabular data set, split scheme or sample.
@@ -341,14 +358,19 @@ class Store:
             "feature set": f"SELECT * FROM feature_sets WHERE name = {literal} AND {of_version} ORDER BY version DESC LIMIT 1",
             "training table": f"SELECT * FROM tables WHERE name = {literal} AND {of_version} ORDER BY version DESC LIMIT 1",
             "run": f"SELECT * FROM runs WHERE run_id = {literal}",
-            "table": f"SELECT name, row_count AS \"rows\", run FROM core.tabular WHERE name = {literal}",
+            "table": f'SELECT name, row_count AS "rows", run FROM core.tabular WHERE name = {literal}',
             "split scheme": f"SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = {literal} GROUP BY ALL ORDER BY 2",
             "sample": f"SELECT * FROM samples WHERE sample_key = {_literal(name)}",
         }
         found = {kind: rows for kind, query in queries.items() if (rows := self.sql(query).to_pylist())}
         if not found:
-            names = self.sql("SELECT name FROM feature_sets UNION SELECT name FROM tables UNION SELECT run_id FROM runs").column(0)
-            raise NotFoundError(f"Nothing here is called {name!r}.{did_you_mean(base, names.to_pylist())}", hint="featstore ls features")
+            names = self.sql(
+                "SELECT name FROM feature_sets UNION SELECT name FROM tables UNION SELECT run_id FROM runs"
+            ).column(0)
+            raise NotFoundError(
+                f"Nothing here is called {name!r}.{did_you_mean(base, names.to_pylist())}",
+                hint="featstore ls features",
+            )
         return {kind: rows[0] if len(rows) == 1 else rows for kind, rows in found.items()}
 
     def status(self) -> dict[str, Any]:
@@ -366,7 +388,9 @@ class Store:
             "modalities": self.sql(
                 "SELECT modality, count(DISTINCT patient_id) AS patients, count(*) AS samples FROM samples GROUP BY 1 ORDER BY 1"
             ).to_pylist(),
-            "splits": self.sql("SELECT scheme, split, count(*) AS patients FROM splits GROUP BY ALL ORDER BY ALL").to_pylist(),
+            "splits": self.sql(
+                "SELECT scheme, split, count(*) AS patients FROM splits GROUP BY ALL ORDER BY ALL"
+            ).to_pylist(),
             "unfinished": [run | self._liveness(run["run_id"]) for run in running],
         }
 
@@ -385,10 +409,10 @@ class Store:
     # ---------------------------------------------------------------------------------------- upkeep
     def migrate(self) -> list[str]:
         """Bring the catalog to this featstore's migrations; returns those applied. A copy of the old one is kept."""
+        import duckdb
+
         from featstore.catalog import migrations
         from featstore.catalog.connection import exclusive, retry_busy
-
-        import duckdb
 
         path = self.catalog.path
         with exclusive(path):

@@ -124,9 +124,12 @@ CREATE TABLE core.coverage (
     PRIMARY KEY (feature_set, patient, modality)
 );
 
+-- `content` and `file_state` say of which bytes: an input that failed is tried again when its file has changed.
 CREATE TABLE core.failure (
     run         INTEGER NOT NULL,
     sample      BIGINT NOT NULL,
+    content     INTEGER NOT NULL,
+    file_state  VARCHAR NOT NULL,
     stage       VARCHAR NOT NULL,
     error       VARCHAR NOT NULL,
     message     VARCHAR NOT NULL,

@@ -6,7 +6,7 @@ CREATE TABLE core.coverage(feature_set INTEGER, patient INTEGER, modality VARCHA
 
 CREATE TABLE core.dataset(id INTEGER PRIMARY KEY, "name" VARCHAR NOT NULL, root VARCHAR NOT NULL, run INTEGER NOT NULL, FOREIGN KEY (run) REFERENCES core.run(id));
 
-CREATE TABLE core.failure(run INTEGER NOT NULL, "sample" BIGINT NOT NULL, stage VARCHAR NOT NULL, "error" VARCHAR NOT NULL, message VARCHAR NOT NULL, failed_at TIMESTAMP NOT NULL, resolved_at TIMESTAMP);
+CREATE TABLE core.failure(run INTEGER NOT NULL, "sample" BIGINT NOT NULL, "content" INTEGER NOT NULL, file_state VARCHAR NOT NULL, stage VARCHAR NOT NULL, "error" VARCHAR NOT NULL, message VARCHAR NOT NULL, failed_at TIMESTAMP NOT NULL, resolved_at TIMESTAMP);
 
 CREATE TABLE core.feature_set(id INTEGER PRIMARY KEY, "name" VARCHAR NOT NULL, "version" INTEGER NOT NULL, fingerprint VARCHAR NOT NULL, config JSON NOT NULL, backbone VARCHAR NOT NULL, model_version VARCHAR NOT NULL, layer VARCHAR NOT NULL, facet VARCHAR, pooler VARCHAR NOT NULL, shape INTEGER[] NOT NULL, dtype VARCHAR NOT NULL, created_at TIMESTAMP NOT NULL, run INTEGER NOT NULL, CHECK(("version" >= 1)), CHECK((dtype IN ('float16', 'float32'))), FOREIGN KEY (run) REFERENCES core.run(id));
 

@@ -128,9 +128,7 @@ def test_colour_becomes_grey_by_rec601_at_every_depth() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_alpha_is_dropped_only_where_it_says_nothing(
-    dtype: type, channels: int, rng: np.random.Generator
-) -> None:
+def test_alpha_is_dropped_only_where_it_says_nothing(dtype: type, channels: int, rng: np.random.Generator) -> None:
     opaque = 1 if dtype is np.float32 else np.iinfo(dtype).max
     colours = (rng.random((20, 30, channels)) * opaque).astype(dtype)
     image = np.concatenate([colours, np.full((20, 30, 1), opaque, dtype)], axis=2)

@@ -20,9 +20,7 @@ MAPPED_RUN = 64
 PIECE_NBYTES = 64 * 1024 * 1024
 
 
-def arrow_vectors(
-    reader: FeatureReader, segment_ids: npt.NDArray[Any], rows: npt.NDArray[Any]
-) -> pa.ChunkedArray:
+def arrow_vectors(reader: FeatureReader, segment_ids: npt.NDArray[Any], rows: npt.NDArray[Any]) -> pa.ChunkedArray:
     """Vectors as ``fixed_size_list<float32>[width]``, in the order given; width is dim, or tokens × dim.
 
     Runs of rows that lie together in a mapped chunk of float32 are taken as they lie, without a copy, so a

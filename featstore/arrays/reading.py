@@ -86,9 +86,7 @@ class FeatureReader:
 
     def __init__(self, segments: Mapping[int, Path], *, maps: MapCache = SHARED) -> None:
         if not segments:
-            raise UsageError(
-                "A feature set without a segment has no vectors to read.", hint="extract it first"
-            )
+            raise UsageError("A feature set without a segment has no vectors to read.", hint="extract it first")
         self.segments = {int(i): SegmentReader(segments[i], maps=maps) for i in sorted(segments)}
         readers = list(self.segments.values())
         layouts = [reader.layout for reader in readers]
@@ -164,9 +162,7 @@ class FeatureReader:
         """Find the chunks of rows. Takes and raises what :meth:`gather` does."""
         ids, rows = np.asarray(segment_ids), np.asarray(rows)
         if ids.ndim != 1 or ids.shape != rows.shape:
-            raise ValueError(
-                f"segment ids {ids.shape} and rows {rows.shape} must be two arrays of one length"
-            )
+            raise ValueError(f"segment ids {ids.shape} and rows {rows.shape} must be two arrays of one length")
         if ids.size and not (ids.dtype.kind in "iu" and rows.dtype.kind in "iu"):
             raise ValueError(f"segment ids and rows must be integers, not {ids.dtype} and {rows.dtype}")
         ids, rows = ids.astype(np.int64, copy=False), rows.astype(np.int64, copy=False)
@@ -174,15 +170,11 @@ class FeatureReader:
         position = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         unknown = self._ids[position] != ids
         if unknown.any():
-            raise NotFoundError(
-                f"There is no segment {ids[unknown][0]} among the {len(self._ids)} of this reader."
-            )
+            raise NotFoundError(f"There is no segment {ids[unknown][0]} among the {len(self._ids)} of this reader.")
         outside = (rows < 0) | (rows >= self._rows[position])
         if outside.any():
             at = int(np.flatnonzero(outside)[0])
-            raise IndexError(
-                f"row {rows[at]} of segment {ids[at]}, which has {self._rows[position[at]]} rows"
-            )
+            raise IndexError(f"row {rows[at]} of segment {ids[at]}, which has {self._rows[position[at]]} rows")
         index, row = np.divmod(rows, self._chunk_rows[position])
         return Location.of(self._first[position] + index, row)
 
@@ -201,8 +193,7 @@ class FeatureReader:
         wanted = np.dtype(dtype) if dtype is not None else self.dtype if out is None else out.dtype
         if wanted.kind != "f" or not np.can_cast(self.dtype, wanted, "safe"):
             raise ValueError(
-                f"vectors stored as {self.dtype} would lose digits as {wanted}: "
-                f"gather them as {self.dtype}, then cast"
+                f"vectors stored as {self.dtype} would lose digits as {wanted}: gather them as {self.dtype}, then cast"
             )
         if out is None:
             return np.empty(shape, wanted)

@@ -154,9 +154,7 @@ class SegmentReader:
 
     def _fill(self, rows: int) -> Chunk:
         if self._unwritten is None:
-            self._unwritten = Chunk.of(
-                np.full(self.layout.chunk_shape, self._metadata.fill, self.layout.storage_dtype)
-            )
+            self._unwritten = Chunk.of(np.full(self.layout.chunk_shape, self._metadata.fill, self.layout.storage_dtype))
         return Chunk.of(self._unwritten.values[:rows])
 
 

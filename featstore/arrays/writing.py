@@ -25,9 +25,7 @@ def storable(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[np.b
         return _finite_rows(np.asarray(values).astype(dtype, copy=False))
 
 
-def write_chunk(
-    layout: SegmentLayout, index: int, values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
-) -> None:
+def write_chunk(layout: SegmentLayout, index: int, values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
     """Write one chunk of features, then its part of ``valid``; each file is whole or absent.
 
     Args:
@@ -45,8 +43,7 @@ def write_chunk(
     values, valid = np.asarray(values), np.asarray(valid)
     if values.shape != (rows, *layout.item_shape) or values.dtype.kind != "f":
         raise ValueError(
-            f"chunk {index} takes floats of shape {(rows, *layout.item_shape)}, "
-            f"not {values.dtype} {values.shape}"
+            f"chunk {index} takes floats of shape {(rows, *layout.item_shape)}, not {values.dtype} {values.shape}"
         )
     if valid.shape != (rows,) or valid.dtype != np.bool_:
         raise ValueError(f"chunk {index} takes {rows} booleans of validity, not {valid.dtype} {valid.shape}")

@@ -76,7 +76,9 @@ def align(
     patients = arrow(connection, "SELECT patient_id, split, label, label_type FROM aligned ORDER BY patient_id")
     if not patients.num_rows:
         lost = "; ".join(f"{item['patients']} {item['reason']}" for item in report["lost"])
-        raise NotFoundError(f"No patient is left for this table: {lost or 'no input has any'}.", hint="featstore ls samples")
+        raise NotFoundError(
+            f"No patient is left for this table: {lost or 'no input has any'}.", hint="featstore ls samples"
+        )
     _check_splits(patients)
     report["rows"] = patients.num_rows
     report["by_split"] = _by_split(connection)
@@ -111,9 +113,9 @@ def _gather_input(
     else:
         with registered(connection, chosen=chosen):
             connection.execute(f"{query} AND s.sample_key IN (SELECT sample_key FROM chosen)", parameters)
-    samples, patients, modalities = first(connection.execute(
-        f"SELECT count(*), count(DISTINCT patient), list_sort(list(DISTINCT modality)) FROM {name}"
-    )) or (0, 0, None)
+    samples, patients, modalities = first(
+        connection.execute(f"SELECT count(*), count(DISTINCT patient), list_sort(list(DISTINCT modality)) FROM {name}")
+    ) or (0, 0, None)
     known = [
         str(r[0])
         for r in connection.execute(
@@ -138,11 +140,13 @@ def _gather_input(
             f"The input {item.alias!r} has several rows of a patient: {samples} of {patients} patients.",
             hint=f"say how they become one: --input {item.alias}={item.feature_set.name}:mean",
         )
-    failed = first(connection.execute(
-        "SELECT count(DISTINCT f.sample) FROM core.failure f JOIN core.segment g ON g.run = f.run "
-        "JOIN core.sample s ON s.id = f.sample WHERE g.feature_set = ? AND f.resolved_at IS NULL AND s.modality = ?",
-        [item.feature_set.id, modalities[0]],
-    ))
+    failed = first(
+        connection.execute(
+            "SELECT count(DISTINCT f.sample) FROM core.failure f JOIN core.segment g ON g.run = f.run "
+            "JOIN core.sample s ON s.id = f.sample WHERE g.feature_set = ? AND f.resolved_at IS NULL AND s.modality = ?",
+            [item.feature_set.id, modalities[0]],
+        )
+    )
     return {
         "feature_set": str(item.feature_set), "modality": modalities[0], "samples": samples, "patients": patients,
         "failed_samples": failed[0] if failed else 0,
@@ -150,9 +154,11 @@ def _gather_input(
 
 
 def _look_at_table(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
-    rows, known = first(connection.execute(
-        f'SELECT count(*), count(p.id) FROM tabular."{name}" t LEFT JOIN core.patient p USING (patient_id)'
-    )) or (0, 0)
+    rows, known = first(
+        connection.execute(
+            f'SELECT count(*), count(p.id) FROM tabular."{name}" t LEFT JOIN core.patient p USING (patient_id)'
+        )
+    ) or (0, 0)
     alike = connection.execute(
         f'SELECT t.patient_id, p.patient_id FROM tabular."{name}" t JOIN core.patient p '
         f"ON {lookalike('t.patient_id')} = {lookalike('p.patient_id')} "
@@ -165,7 +171,7 @@ def _candidates(
     connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput], scheme: int | None, label: str
 ) -> None:
     """Make ``candidates``: every patient of any input, with split and label."""
-    union = " UNION ".join(f"SELECT patient FROM input_{i}" for i in range(len(inputs)))
+    union = " UNION ".join(f"SELECT DISTINCT patient FROM input_{i}" for i in range(len(inputs)))
     value, kind, source = "p.label", "p.label_type", ""
     if label != "label":
         table, column = label.split(".", 1)
@@ -209,9 +215,11 @@ def _lose_patients(
     report["candidates"] = start[0] if start else 0
     kept = "true"
     for reason, condition in conditions:
-        lost = first(connection.execute(
-            f"SELECT count(*), list(patient_id ORDER BY patient_id)[:5] FROM candidates WHERE ({kept}) AND NOT ({condition})"
-        ))
+        lost = first(
+            connection.execute(
+                f"SELECT count(*), list(patient_id ORDER BY patient_id)[:5] FROM candidates WHERE ({kept}) AND NOT ({condition})"
+            )
+        )
         if lost and lost[0]:
             report["lost"].append({"reason": reason, "patients": lost[0], "such_as": lost[1]})
         kept += f" AND ({condition})"
@@ -227,7 +235,8 @@ def _check_splits(patients: pa.Table) -> None:
     if len(set(ids)) < len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
         raise LeakageError(
-            f"Patients stand in more than one split: {', '.join(twice)}.", hint="restore the catalog from a backup"
+            f"Patients stand in more than one split: {', '.join(twice)}.",
+            hint="restore the catalog from a backup",
         )
 
 

@@ -45,12 +45,13 @@ def find(connection: duckdb.DuckDBPyConnection, name: str, fingerprint: str) -> 
     Raises:
         ConflictError: the name is taken by one that differs in case only.
     """
-    spelled = first(connection.execute(
-        "SELECT name FROM core.feature_set WHERE lower(name) = lower(?) LIMIT 1", [name]
-    ))
+    spelled = first(
+        connection.execute("SELECT name FROM core.feature_set WHERE lower(name) = lower(?) LIMIT 1", [name])
+    )
     if spelled and spelled[0] != name:
         raise ConflictError(
-            f"There is a feature set {spelled[0]!r}; {name!r} differs from it in case only.", hint="take another --name"
+            f"There is a feature set {spelled[0]!r}; {name!r} differs from it in case only.",
+            hint="take another --name",
         )
     row = first(connection.execute(f"{_SELECT} WHERE name = ? AND fingerprint = ?", [name, fingerprint]))
     return _one(row) if row else None
@@ -66,7 +67,8 @@ def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> FeatureSet:
     if not rows:
         known = [str(r[0]) for r in connection.execute("SELECT DISTINCT name FROM core.feature_set").fetchall()]
         raise NotFoundError(
-            f"There is no feature set {ref.name!r}.{did_you_mean(ref.name, known)}", hint="featstore ls features"
+            f"There is no feature set {ref.name!r}.{did_you_mean(ref.name, known)}",
+            hint="featstore ls features",
         )
     for row in rows:
         if ref.version in {None, row[2]}:
@@ -105,10 +107,12 @@ def add_segment(
     connection: duckdb.DuckDBPyConnection, feature_set: int, run: int, path: str, size: int, chunk_rows: int
 ) -> int:
     """Add a segment; returns its id. ``path`` is relative to the store."""
-    row = first(connection.execute(
-        "INSERT INTO core.segment SELECT coalesce((SELECT max(id) FROM core.segment), 0) + 1, ?, ?, ?, ?, ? RETURNING id",
-        [feature_set, run, path, size, chunk_rows],
-    ))
+    row = first(
+        connection.execute(
+            "INSERT INTO core.segment SELECT coalesce((SELECT max(id) FROM core.segment), 0) + 1, ?, ?, ?, ?, ? RETURNING id",
+            [feature_set, run, path, size, chunk_rows],
+        )
+    )
     assert row
     return int(row[0])
 
@@ -116,7 +120,9 @@ def add_segment(
 def segment_paths(connection: duckdb.DuckDBPyConnection, feature_set: int) -> dict[int, str]:
     """Segment id → its path in the store."""
     return dict(
-        connection.execute("SELECT id, path FROM core.segment WHERE feature_set = ? ORDER BY id", [feature_set]).fetchall()
+        connection.execute(
+            "SELECT id, path FROM core.segment WHERE feature_set = ? ORDER BY id", [feature_set]
+        ).fetchall()
     )
 
 

@@ -69,9 +69,7 @@ _FILLED = (
 )
 
 
-def compare(
-    connection: duckdb.DuckDBPyConnection, rows: pa.Table, dataset: str, root: str, checks: Checks
-) -> Counts:
+def compare(connection: duckdb.DuckDBPyConnection, rows: pa.Table, dataset: str, root: str, checks: Checks) -> Counts:
     """Check incoming rows against themselves and the catalog, and count what they would change.
 
     Raises:
@@ -208,9 +206,7 @@ def _check_dataset(connection: duckdb.DuckDBPyConnection, dataset: str, root: st
         )
 
 
-def _refuse(
-    connection: duckdb.DuckDBPyConnection, query: str, fact: str, hint: str
-) -> None:
+def _refuse(connection: duckdb.DuckDBPyConnection, query: str, fact: str, hint: str) -> None:
     """Raise with the first rows of a query that should have had none. Its first column names the offender."""
     rows = connection.execute(f"SELECT * FROM ({query}) ORDER BY 1 LIMIT 6").fetchall()
     if not rows:

@@ -40,11 +40,15 @@ def query(
 
     statement = _one_statement(sql)
     with exclusive(catalog.path), tempfile.TemporaryDirectory(prefix="featstore-") as spill:
-        connection = duckdb.connect(":memory:", config={k: v for k, v in CONFIG.items() if k != "enable_external_access"})
+        connection = duckdb.connect(
+            ":memory:", config={k: v for k, v in CONFIG.items() if k != "enable_external_access"}
+        )
         try:
             path = str(catalog.path).replace("'", "''")
             retry_busy(
-                lambda: connection.execute(f"ATTACH '{path}' AS store (READ_ONLY)"), catalog.path, catalog.wait_s
+                lambda: connection.execute(f"ATTACH '{path}' AS store (READ_ONLY)"),
+                catalog.path,
+                catalog.wait_s,
             )
             connection.execute("USE store")
             catalog.check(connection)
@@ -53,9 +57,7 @@ def query(
             _forward(connection)
             for position, (name, table) in enumerate(tables.items()):
                 connection.register(f"__vectors_{position}", table)
-                connection.execute(
-                    f'CREATE VIEW vectors."{name}" AS SELECT * FROM memory.main.__vectors_{position}'
-                )
+                connection.execute(f'CREATE VIEW vectors."{name}" AS SELECT * FROM memory.main.__vectors_{position}')
             connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             connection.execute(f"SET temp_directory = '{spill}'")
             connection.execute("SET enable_external_access = false")
@@ -102,7 +104,9 @@ def _forward(connection: duckdb.DuckDBPyConnection) -> None:
 def _refusal(error: Exception) -> SqlError:
     text = re.sub(r"^\w+(?: \w+)? Error: ", "", str(error).strip())
     text = text.replace("store.main.", "").strip()
-    hint = "featstore sql \"select table_name, column_name from information_schema.columns where table_schema = 'main'\""
+    hint = (
+        "featstore sql \"select table_name, column_name from information_schema.columns where table_schema = 'main'\""
+    )
     return SqlError(f"The query was refused. {text}", hint=hint)
 
 

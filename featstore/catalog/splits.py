@@ -48,10 +48,12 @@ def put(
         )
     run = add_run(connection, run_id, facts, done=assignment.num_rows)
     with registered(connection, assignment=assignment):
-        row = first(connection.execute(
-            "INSERT INTO core.scheme SELECT coalesce((SELECT max(id) FROM core.scheme), 0) + 1, ?, ?, ?, ? RETURNING id",
-            [name, version, json.dumps(recipe), run],
-        ))
+        row = first(
+            connection.execute(
+                "INSERT INTO core.scheme SELECT coalesce((SELECT max(id) FROM core.scheme), 0) + 1, ?, ?, ?, ? RETURNING id",
+                [name, version, json.dumps(recipe), run],
+            )
+        )
         assert row
         connection.execute(
             "INSERT INTO core.split SELECT ?, p.id, a.split FROM assignment a JOIN core.patient p USING (patient_id) "

@@ -40,11 +40,13 @@ def same(connection: duckdb.DuckDBPyConnection, name: str, content_hash: str, *,
     """
     row = first(connection.execute("SELECT content_hash FROM core.tabular WHERE lower(name) = lower(?)", [name]))
     if row is None:
-        taken = first(connection.execute(
-            "SELECT count(*) FROM duckdb_views() WHERE lower(view_name) = lower(?) AND schema_name = 'main' "
-            "AND database_name = current_database()",
-            [name],
-        ))
+        taken = first(
+            connection.execute(
+                "SELECT count(*) FROM duckdb_views() WHERE lower(view_name) = lower(?) AND schema_name = 'main' "
+                "AND database_name = current_database()",
+                [name],
+            )
+        )
         if taken and taken[0]:
             raise UsageError(f"The name {name!r} is taken by a view of the catalog.", hint="--name another_name")
         return False

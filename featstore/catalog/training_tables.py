@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.runs import add_run
 from featstore.catalog.connection import first
+from featstore.catalog.runs import add_run
 from featstore.errors import ConflictError, NotFoundError, did_you_mean
 from featstore.keys import Ref
 
@@ -38,11 +38,16 @@ def next_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
     Raises:
         ConflictError: the name is taken by one that differs in case only.
     """
-    row = first(connection.execute(
-        "SELECT max(version), any_value(name) FROM core.training_table WHERE lower(name) = lower(?)", [name]
-    ))
+    row = first(
+        connection.execute(
+            "SELECT max(version), any_value(name) FROM core.training_table WHERE lower(name) = lower(?)",
+            [name],
+        )
+    )
     if row and row[1] and row[1] != name:
-        raise ConflictError(f"There is a table {row[1]!r}; {name!r} differs from it in case only.", hint="take another --name")
+        raise ConflictError(
+            f"There is a table {row[1]!r}; {name!r} differs from it in case only.", hint="take another --name"
+        )
     return int(row[0]) + 1 if row and row[0] else 1
 
 
@@ -54,10 +59,12 @@ def same_as_latest(
     data_hash: str,
 ) -> tuple[int, str] | None:
     """Version and path of the latest version, if recipe, inputs, scheme and bytes are all the same."""
-    row = first(connection.execute(
-        "SELECT id, version, path, recipe, scheme, data_hash FROM core.training_table WHERE name = ? ORDER BY version DESC LIMIT 1",
-        [recipe["name"]],
-    ))
+    row = first(
+        connection.execute(
+            "SELECT id, version, path, recipe, scheme, data_hash FROM core.training_table WHERE name = ? ORDER BY version DESC LIMIT 1",
+            [recipe["name"]],
+        )
+    )
     if not row or (json.loads(row[3]), row[4], row[5]) != (dict(recipe), scheme, data_hash):
         return None
     have = connection.execute(
@@ -106,7 +113,8 @@ def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:
     if not rows:
         known = [str(r[0]) for r in connection.execute("SELECT DISTINCT name FROM core.training_table").fetchall()]
         raise NotFoundError(
-            f"There is no training table {ref.name!r}.{did_you_mean(ref.name, known)}", hint="featstore ls tables"
+            f"There is no training table {ref.name!r}.{did_you_mean(ref.name, known)}",
+            hint="featstore ls tables",
         )
     for row in rows:
         if ref.version in {None, row["version"]}:
@@ -118,7 +126,12 @@ def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:
 
 
 def log_metrics(
-    connection: duckdb.DuckDBPyConnection, name: str, version: int, split: str, metrics: Mapping[str, float], now: datetime
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    version: int,
+    split: str,
+    metrics: Mapping[str, float],
+    now: datetime,
 ) -> None:
     """Add metrics of one split of a table."""
     for metric, value in metrics.items():

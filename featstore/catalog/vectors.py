@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def select(
-    connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], chosen: pa.Table | None
-) -> int:
+def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], chosen: pa.Table | None) -> int:
     """Make the temporary table ``selected`` of the samples that an extraction is about; returns how many.
 
     Args:
@@ -38,9 +36,7 @@ def select(
     return int(row[0])
 
 
-def pending(
-    connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | None], reserved: pa.Table
-) -> pa.Table:
+def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | None], reserved: pa.Table) -> pa.Table:
     """The selected samples that lack a current vector of some of the given feature sets.
 
     Args:
@@ -63,6 +59,18 @@ def pending(
             f"(SELECT *, [{lacks}] AS lacks FROM selected s WHERE id NOT IN (SELECT sample FROM reserved)) "
             "WHERE list_contains(lacks, true) ORDER BY lacks DESC, sample_key",
         )
+
+
+def known_failures(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int]) -> list[tuple[int, str, str]]:
+    """Samples whose current content failed for some of these feature sets: id, uri, state of the file as it failed last."""
+    if not feature_sets:
+        return []
+    return connection.execute(
+        "SELECT s.id, s.uri, arg_max(f.file_state, f.failed_at) FROM core.failure f JOIN core.segment g ON g.run = f.run "
+        "JOIN core.sample s ON s.id = f.sample AND s.content = f.content WHERE f.resolved_at IS NULL "
+        "AND g.feature_set IN (SELECT unnest(?)) GROUP BY s.id, s.uri HAVING count(DISTINCT g.feature_set) = ?",
+        [list(feature_sets), len(feature_sets)],
+    ).fetchall()
 
 
 def dataset_roots(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -90,7 +98,7 @@ def absorb(
         reads: ``sample, content, content_hash, size, mtime_ns`` of every input whose bytes were read and decoded;
             ``content`` is the plan's.
         vectors: ``sample, feature_set, segment, row`` of every valid vector.
-        failures: ``sample, stage, error, message, failed_at``, one a failed input.
+        failures: ``sample, content, file_state, stage, error, message, failed_at``, one a failed input.
     """
     connection.execute("CREATE TEMP TABLE fresh (sample BIGINT, content INTEGER)")
     with registered(connection, reads=reads, incoming=vectors, failures=failures):
@@ -113,7 +121,7 @@ def absorb(
         if changed:
             recount(connection, "SELECT s.patient FROM core.sample s JOIN fresh f ON f.sample = s.id")
         connection.execute(
-            "INSERT INTO core.failure SELECT ?, sample, stage, error, message, failed_at, NULL FROM failures ORDER BY sample",
+            "INSERT INTO core.failure SELECT ?, sample, content, file_state, stage, error, message, failed_at, NULL FROM failures ORDER BY sample",
             [run],
         )
         _resolve_failures(connection, run, now)

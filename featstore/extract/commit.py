@@ -82,18 +82,16 @@ def _rows(plan: Plan, chunks: list[int]) -> tuple[pa.Table, pa.Table, pa.Table]:
             row = receipt.first + offset
             why, missing = receipt.failed.get(offset, (None, []))
             if why:
-                failures.append((samples[row], why.stage, why.error, why.message, at))
+                failures.append((samples[row], contents[row], why.file_state, why.stage, why.error, why.message, at))
             if read is None:
                 continue
             reads.append((samples[row], contents[row], *read))
-            pointers += [
-                (samples[row], s.feature_set, s.segment, row) for s in plan.sets if s.name not in missing
-            ]
+            pointers += [(samples[row], s.feature_set, s.segment, row) for s in plan.sets if s.name not in missing]
     return (
         _table(reads, [("sample", pa.int64()), ("content", pa.int32()), ("content_hash", pa.string()),
                        ("size", pa.int64()), ("mtime_ns", pa.int64())]),
         _table(pointers, [("sample", pa.int64()), ("feature_set", pa.int32()), ("segment", pa.int32()), ("row", pa.int64())]),
-        _table(failures, [("sample", pa.int64()), ("stage", pa.string()), ("error", pa.string()),
+        _table(failures, [("sample", pa.int64()), ("content", pa.int32()), ("file_state", pa.string()), ("stage", pa.string()), ("error", pa.string()),
                           ("message", pa.string()), ("failed_at", pa.timestamp("us"))]),
     )  # fmt: skip
 

@@ -27,11 +27,21 @@ _ENVIRONMENT = {
 
 
 class Failure(NamedTuple):
-    """Why an input failed: at which stage, with what error."""
+    """Why an input failed: at which stage, with what error, and what its file was like (:func:`file_state`)."""
 
     stage: str
     error: str
     message: str
+    file_state: str
+
+
+def file_state(path: str | Path) -> str:
+    """What changes when a file is mended: size, times of content and of mode; or that it isn't there."""
+    try:
+        stat = Path(path).stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
 
 class Read(NamedTuple):
@@ -101,7 +111,7 @@ class Inputs:
                 return fault, _NOTHING
             if stage == "read" and source.content_hash is not None:
                 stage = "decode"
-            return None, Read(failure=_failure(stage, error))
+            return None, Read(failure=_failure(stage, error, file_state(path)))
 
     def _environment(self, error: OSError, path: str) -> SetupError | None:
         """The machine's fault behind an error, if it is one."""
@@ -173,11 +183,11 @@ def _read(source: Source) -> Read:
     return Read(source.content_hash, source.size, source.mtime_ns)
 
 
-def _failure(stage: str, error: Exception) -> Failure:
+def _failure(stage: str, error: Exception, state: str) -> Failure:
     if isinstance(error, FileNotFoundError):
-        return Failure(stage, "FileNotFoundError", "the file isn't there")
+        return Failure(stage, "FileNotFoundError", "the file isn't there", state)
     if isinstance(error, OSError) and error.strerror:
-        return Failure(stage, type(error).__name__, error.strerror)
+        return Failure(stage, type(error).__name__, error.strerror, state)
     if isinstance(error, (InputError, NotFoundError)):
-        return Failure(stage, type(error).__name__, error.message)
-    return Failure(stage, type(error).__name__, str(error)[:500] or type(error).__name__)
+        return Failure(stage, type(error).__name__, error.message, state)
+    return Failure(stage, type(error).__name__, str(error)[:500] or type(error).__name__, state)

@@ -47,7 +47,7 @@ class Receipt:
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Self:
         """A receipt from its JSON."""
-        failed = {row: (Failure(stage, error, message), sets) for row, stage, error, message, sets in value["failed"]}
+        failed = {row: (Failure(*why), sets) for row, *why, sets in value["failed"]}
         read = [None if item is None else tuple(item) for item in value["read"]]
         return cls(value["chunk"], value["first"], read, failed, value["at"])
 

@@ -113,12 +113,12 @@ class Network:
                 else:
                     backbone.module.to(device)
             except torch.OutOfMemoryError as error:
-                raise SetupError(f"The network doesn't fit into the memory of {device}.", hint="--device cpu") from error
+                raise SetupError(
+                    f"The network doesn't fit into the memory of {device}.", hint="--device cpu"
+                ) from error
         return network
 
-    def pooled(
-        self, batch: torch.Tensor, layer: str, poolers: Sequence[PoolFunction]
-    ) -> list[np.ndarray[Any, Any]]:
+    def pooled(self, batch: torch.Tensor, layer: str, poolers: Sequence[PoolFunction]) -> list[np.ndarray[Any, Any]]:
         """One forward pass, pooled in every way asked for: float32 arrays of shape (N, …), one a pooler.
 
         Raises:
@@ -136,7 +136,8 @@ class Network:
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise SetupError(
-                    f"Out of memory on {self.device} for a single input.", hint="--device cpu, or a smaller network"
+                    f"Out of memory on {self.device} for a single input.",
+                    hint="--device cpu, or a smaller network",
                 ) from error
         # Outside the except block, so that the failed pass's tensors are gone before the next try.
         self.halved += 1

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +15,9 @@ from featstore.arrays import SegmentLayout, create_group, create_segment
 from featstore.catalog import feature_sets, runs, vectors
 from featstore.catalog.feature_sets import FeatureSet
 from featstore.errors import CorruptError
+from featstore.extract.inputs import file_state
 from featstore.extract.request import ExtractRequest, Target
+from featstore.keys import split_fragment
 from featstore.runs import RunFolder, utc_now
 
 if TYPE_CHECKING:
@@ -82,7 +85,11 @@ class Plan:
     def layout(self, store: Path, planned: PlannedSet) -> SegmentLayout:
         """Where one set's segment lies, and its shape."""
         return SegmentLayout(
-            store / planned.path, self.rows.num_rows, self.frozen.chunk_rows, planned.shape, planned.dtype  # type: ignore[arg-type]
+            store / planned.path,
+            self.rows.num_rows,
+            self.frozen.chunk_rows,
+            planned.shape,
+            planned.dtype,  # type: ignore[arg-type]
         )
 
     def make_arrays(self, store: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -126,7 +133,9 @@ def make_plans(
     reserved: pa.Table,
     provenance: Mapping[str, Any],
     locks: ExitStack,
-) -> list[Plan]:
+    *,
+    again: bool,
+) -> tuple[list[Plan], int]:
     """Reserve what is pending, inside the caller's transaction.
 
     Samples that lack the same sets go into one run: usually that is one run; after a pooler was added, those that
@@ -135,9 +144,18 @@ def make_plans(
     Args:
         shapes: by target name, of one row; only new feature sets need theirs.
         reserved: samples that other runs are working on.
+        again: also try what failed before and hasn't changed since.
+
+    Returns:
+        the plans, and how many inputs are left out because they failed before.
     """
     found = [feature_sets.find(connection, t.name, t.fingerprint) for t in targets]
     table = vectors.pending(connection, [f.id if f else None for f in found], reserved)
+    failed_before = 0
+    if not again and all(found):
+        pending = table.num_rows
+        table = _without_known_failures(connection, table, [f.id for f in found if f])
+        failed_before = pending - table.num_rows
     plans: list[Plan] = []
     made: list[Path] = []
     try:
@@ -150,7 +168,19 @@ def make_plans(
         for path in made:
             shutil.rmtree(path)
         raise
-    return plans
+    return plans, failed_before
+
+
+def _without_known_failures(
+    connection: duckdb.DuckDBPyConnection, table: pa.Table, feature_sets: Sequence[int]
+) -> pa.Table:
+    """Leave out inputs that failed before and whose files are as they were then."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = vectors.known_failures(connection, feature_sets)
+    same = [sample for sample, uri, state in known if file_state(split_fragment(uri)[0]) == state]
+    return table.filter(pc.invert(pc.is_in(table.column("sample"), pa.array(same, pa.int64()))))
 
 
 def _groups(table: pa.Table) -> list[tuple[list[bool], pa.Table]]:
@@ -158,8 +188,7 @@ def _groups(table: pa.Table) -> list[tuple[list[bool], pa.Table]]:
     lacks = table.column("lacks").to_pylist()
     starts = [i for i, value in enumerate(lacks) if i == 0 or value != lacks[i - 1]]
     rows = table.drop_columns(["lacks"])
-    ends = [*starts[1:], len(lacks)]
-    return [(lacks[a], rows.slice(a, b - a)) for a, b in zip(starts, ends, strict=True)]
+    return [(lacks[a], rows.slice(a, b - a)) for a, b in pairwise([*starts, len(lacks)])]
 
 
 def _plan(
@@ -193,9 +222,7 @@ def _plan(
     for target, feature_set in chosen:
         assert feature_set
         path = f"features/{feature_set.name}/v{feature_set.version}.zarr/{run.run_id}"
-        segment = feature_sets.add_segment(
-            connection, feature_set.id, id, path, rows.num_rows, plan.frozen.chunk_rows
-        )
+        segment = feature_sets.add_segment(connection, feature_set.id, id, path, rows.num_rows, plan.frozen.chunk_rows)
         plan.sets.append(
             PlannedSet(
                 feature_set.name, feature_set.version, feature_set.id, segment, path, target.layer, target.pooler,

@@ -114,7 +114,11 @@ class Target:
 
 
 def targets(
-    request: ExtractRequest, spec: BackboneSpec, backbone: Backbone, weights: str, revisions: Mapping[str, str]
+    request: ExtractRequest,
+    spec: BackboneSpec,
+    backbone: Backbone,
+    weights: str,
+    revisions: Mapping[str, str],
 ) -> list[Target]:
     """The feature sets that a request asks for.
 

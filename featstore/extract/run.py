@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from featstore.catalog import feature_sets, runs, sandbox, vectors
 from featstore.catalog.connection import Catalog, first
@@ -49,6 +49,7 @@ class ExtractResult:
         feature_sets: name → version.
         new_versions: names that got a new version now, because something that makes their vectors changed.
         matching: samples that the selection matches; ``pending`` of them lacked a vector.
+        failed_before: inputs that failed before and whose files haven't changed since; ``retry`` tries them again.
         elsewhere: pending samples that another living run is working on.
         resumed: runs that had been begun before.
     """
@@ -59,6 +60,7 @@ class ExtractResult:
     resumed: list[str] = field(default_factory=list)
     matching: int = 0
     pending: int = 0
+    failed_before: int = 0
     elsewhere: int = 0
     done: int = 0
     failed: int = 0
@@ -86,9 +88,7 @@ class _Loaded:
 
     def network(self, frozen: Frozen) -> Network:
         if self._network is None:
-            self._network = Network.place(
-                self.backbone, self.device, frozen.amp, frozen.threads, frozen.channels_last
-            )
+            self._network = Network.place(self.backbone, self.device, frozen.amp, frozen.threads, frozen.channels_last)
         return self._network
 
     def shapes(self, frozen: Frozen, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -145,7 +145,7 @@ def extract(
     result = ExtractResult()
     with ExitStack() as locks:
         plans = _resume(store, catalog, request, loaded, locks, result)
-        plans += _plan(store, catalog, plugins, request, loaded, chosen, plans, locks, result)
+        plans += _plan(store, catalog, plugins, request, loaded, chosen, plans, locks, result, again=only is not None)
         result.pending = sum(plan.rows.num_rows for plan in plans)
         for plan in plans:
             _run(store, catalog, plugins, request, loaded, plan, result, on_progress)
@@ -156,7 +156,9 @@ def extract(
 def _require_samples(catalog: Catalog, request: ExtractRequest, chosen: pa.Table | None) -> None:
     """Raise before anything heavy is loaded, where the selection matches nothing."""
     with catalog.read() as connection:
-        known = [str(r[0]) for r in connection.execute("SELECT DISTINCT modality FROM core.sample ORDER BY 1").fetchall()]
+        known = [
+            str(r[0]) for r in connection.execute("SELECT DISTINCT modality FROM core.sample ORDER BY 1").fetchall()
+        ]
     if not known:
         raise NotFoundError("The store has no samples yet.", hint="featstore ingest FOLDER --layout '…'")
     for modality in request.modalities:
@@ -167,7 +169,12 @@ def _require_samples(catalog: Catalog, request: ExtractRequest, chosen: pa.Table
 
 
 def _resume(
-    store: Path, catalog: Catalog, request: ExtractRequest, loaded: _Loaded, locks: ExitStack, result: ExtractResult
+    store: Path,
+    catalog: Catalog,
+    request: ExtractRequest,
+    loaded: _Loaded,
+    locks: ExitStack,
+    result: ExtractResult,
 ) -> list[Plan]:
     """Take over the dead runs of these very feature sets: go on with those that were asked for alike, end the others."""
     plans = []
@@ -187,7 +194,10 @@ def _resume(
                 "Run %s was begun elsewhere (%s): its remaining vectors agree to about 1e-5, not to the bit.",
                 plan.run.run_id, plan.frozen.device,
             )  # fmt: skip
-        resumed = [*plan.run.facts().get("resumed", []), {"at": utc_now().isoformat(), "capability": net.capability()}]
+        resumed = [
+            *plan.run.facts().get("resumed", []),
+            {"at": utc_now().isoformat(), "capability": net.capability()},
+        ]
         plan.run.record(resumed=resumed)
         result.resumed.append(plan.run.run_id)
         plans.append(plan)
@@ -233,17 +243,23 @@ def _plan(
     resumed: Sequence[Plan],
     locks: ExitStack,
     result: ExtractResult,
+    *,
+    again: bool,
 ) -> list[Plan]:
     frozen = loaded.frozen(request)
     with catalog.read() as connection:
         missing = [t.name for t in loaded.targets if feature_sets.find(connection, t.name, t.fingerprint) is None]
-        versioned = [n for n in missing if first(connection.execute("SELECT 1 FROM core.feature_set WHERE name = ?", [n]))]
+        versioned = [
+            n for n in missing if first(connection.execute("SELECT 1 FROM core.feature_set WHERE name = ?", [n]))
+        ]
     shapes = loaded.shapes(frozen, missing)
     facts = provenance("extract", plugins, device=loaded.device, seed=request.seed, threads=frozen.threads)
     with catalog.write() as connection:
         result.matching = vectors.select(connection, request.modalities, chosen)
         reserved = _reserved(store, connection, loaded, resumed)
-        plans = make_plans(connection, store, request, loaded.targets, shapes, frozen, reserved, facts, locks)
+        plans, result.failed_before = make_plans(
+            connection, store, request, loaded.targets, shapes, frozen, reserved, facts, locks, again=again
+        )
         for target in loaded.targets:
             found = feature_sets.find(connection, target.name, target.fingerprint)
             if found:
@@ -253,9 +269,7 @@ def _plan(
     return plans
 
 
-def _reserved(
-    store: Path, connection: duckdb.DuckDBPyConnection, loaded: _Loaded, resumed: Sequence[Plan]
-) -> pa.Table:
+def _reserved(store: Path, connection: duckdb.DuckDBPyConnection, loaded: _Loaded, resumed: Sequence[Plan]) -> pa.Table:
     """Samples that the resumed runs, or living runs of the same feature sets, are working on."""
     import pyarrow as pa
 
@@ -287,7 +301,11 @@ def _run(
         roots = tuple(vectors.dataset_roots(connection))
     network = loaded.network(plan.frozen)
     inputs = Inputs(
-        plan.rows.column("uri").to_pylist(), loaded.backbone.transform, tuple(loaded.backbone.input_shape), plugins, roots
+        plan.rows.column("uri").to_pylist(),
+        loaded.backbone.transform,
+        tuple(loaded.backbone.input_shape),
+        plugins,
+        roots,
     )
     committer = Committer(catalog, plan)
     try:
@@ -364,4 +382,12 @@ def _retry(
     elif len(kept) < len(request.poolers):
         request = replace(request, poolers=kept)
     only = pa.table({"sample_key": list(keys)})
-    return extract(store, catalog, plugins, replace(request, where=None), on_progress=on_progress, only=only, expected=expected)
+    return extract(
+        store,
+        catalog,
+        plugins,
+        replace(request, where=None),
+        on_progress=on_progress,
+        only=only,
+        expected=expected,
+    )

@@ -10,18 +10,22 @@ import numpy as np
 
 from featstore.arrays import SegmentLayout, storable, write_chunk
 from featstore.extract import journal
-from featstore.extract.inputs import Batch, Failure, Inputs
+from featstore.extract.inputs import Batch, Failure, Inputs, file_state
 from featstore.extract.journal import Receipt
 from featstore.extract.network import Network
 from featstore.extract.plan import Plan
+from featstore.keys import split_fragment
 from featstore.runs import utc_now
 from featstore.spec import PoolFunction
 
-_NON_FINITE = Failure("vector", "NonFinite", "the vector has a NaN or an infinite value")
-
 
 def work(
-    store: Path, plan: Plan, network: Network, poolers: Mapping[str, PoolFunction], inputs: Inputs, num_workers: int
+    store: Path,
+    plan: Plan,
+    network: Network,
+    poolers: Mapping[str, PoolFunction],
+    inputs: Inputs,
+    num_workers: int,
 ) -> Iterator[tuple[int, int, bool]]:
     """Make every chunk that has no receipt yet.
 
@@ -85,7 +89,9 @@ def _finish(
         valid = inputs_ok & storable(array, layout.dtype)
         write_chunk(layout, receipt.chunk, array, valid)
         for row in np.flatnonzero(inputs_ok & ~valid):
-            _, names = receipt.failed.get(int(row), (_NON_FINITE, []))
-            receipt.failed[int(row)] = (_NON_FINITE, [*names, planned.name])
+            path, _ = split_fragment(plan.rows.column("uri")[receipt.first + int(row)].as_py())
+            why = Failure("vector", "NonFinite", f"the vector is not finite as {layout.dtype}", file_state(path))
+            _, names = receipt.failed.get(int(row), (why, []))
+            receipt.failed[int(row)] = (why, [*names, planned.name])
     receipt.at = utc_now().isoformat()
     receipt.write(plan.run.journal)

@@ -100,9 +100,7 @@ def add_samples(
     return result
 
 
-def _rows(
-    scan: Scan, root: Path, dataset: str, template: str | None, modality: str | None
-) -> pa.Table:
+def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: str | None) -> pa.Table:
     """The rows to be, one a sample, as an Arrow table with the columns of :data:`catalog.SCHEMA`."""
     import pyarrow as pa
 
@@ -133,9 +131,7 @@ def _rows(
         for name in ("patient_id", "modality", "site", "visit_id", "split"):
             columns[name].append(fields.get(name) or None)
         columns["attributes"].append(sorted((k, v) for k, v in fields.items() if k not in FIELDS))
-    columns["label_type"] = [
-        None if label is None else (scan.label_type or "str") for label in columns["label"]
-    ]
+    columns["label_type"] = [None if label is None else (scan.label_type or "str") for label in columns["label"]]
     return pa.table(columns, schema=catalog.SCHEMA)
 
 
@@ -176,7 +172,8 @@ def _time(text: str | None, item: Found) -> datetime | None:
         return datetime.fromisoformat(text).replace(tzinfo=None)
     except ValueError:
         raise ConflictError(
-            f"acquired_at {text!r} of {item.path!r} is no ISO 8601 time.", hint="write 2026-01-31 or 2026-01-31T09:30"
+            f"acquired_at {text!r} of {item.path!r} is no ISO 8601 time.",
+            hint="write 2026-01-31 or 2026-01-31T09:30",
         ) from None
 
 

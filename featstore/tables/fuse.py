@@ -66,7 +66,7 @@ class Fusion:
         if learns and not self.train.any():
             raise ConflictError(
                 "No patient of this table is in the split 'train', so there is nothing to learn from.",
-                hint="featstore sql \"select split, count(*) n from patients group by all\"",
+                hint='featstore sql "select split, count(*) n from patients group by all"',
             )
         for name, part in self.tabular.items():
             part.fit(self.train)

@@ -65,7 +65,13 @@ class _Aligned:
 
 
 def materialize(
-    store: Path, catalog: Catalog, plugins: Plugins, recipe: Recipe, *, out: Path | None = None, wide: bool = False
+    store: Path,
+    catalog: Catalog,
+    plugins: Plugins,
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    wide: bool = False,
 ) -> MaterializeResult:
     """Make a training table, or find that its latest version is what would be made.
 
@@ -133,11 +139,14 @@ def _check_label(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> None:
     table, dot, column = recipe.label.partition(".")
     if not dot:
         raise UsageError(
-            f"--label {recipe.label!r} is neither 'label', the patients' own, nor TABLE.COLUMN.", hint="--label label"
+            f"--label {recipe.label!r} is neither 'label', the patients' own, nor TABLE.COLUMN.",
+            hint="--label label",
         )
     rows = tabular.fetch(connection, table)
     if column not in rows.column_names:
-        raise NotFoundError(f"The table {table!r} has no column {column!r}.", hint=f"columns: {', '.join(rows.column_names)}")
+        raise NotFoundError(
+            f"The table {table!r} has no column {column!r}.", hint=f"columns: {', '.join(rows.column_names)}"
+        )
 
 
 def _complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe) -> dict[str, Any]:
@@ -159,7 +168,11 @@ def _complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe) -> dict[st
 def _schema(aligned: _Aligned, fusion: Fusion, recipe: Recipe) -> pa.Schema:
     import pyarrow as pa
 
-    fields = [("patient_id", pa.string()), ("split", pa.string()), ("label", label_type(aligned.alignment.patients))]
+    fields = [
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("label", label_type(aligned.alignment.patients)),
+    ]
     fields += [(alias, pa.list_(pa.float32(), pooled.width)) for alias, pooled in fusion.inputs.items()]
     fields += [(f.name, f.type) for part in fusion.tabular.values() for f in part.raw.schema]
     fields.append(("fused", pa.list_(pa.float32(), fusion.width)))
@@ -234,16 +247,26 @@ def _write(
     folder = run.path / "table"
     folder.mkdir()
     try:
-        plugins.exporter(Path(DATA)).write(
-            folder / DATA, schema, _batches(aligned, fusion, recipe, schema), wide=False
-        )
+        plugins.exporter(Path(DATA)).write(folder / DATA, schema, _batches(aligned, fusion, recipe, schema), wide=False)
         digest = _digest(folder / DATA)
         result = MaterializeResult(
-            recipe.name, 0, aligned.alignment.patients.num_rows, fusion.width, folder, False, run.run_id, report
+            recipe.name,
+            0,
+            aligned.alignment.patients.num_rows,
+            fusion.width,
+            folder,
+            False,
+            run.run_id,
+            report,
         )
         latest = _latest(catalog, recipe, aligned, digest)
         if latest:
-            result.version, result.path, result.unchanged, result.run_id = latest[0], store / latest[1], True, None
+            result.version, result.path, result.unchanged, result.run_id = (
+                latest[0],
+                store / latest[1],
+                True,
+                None,
+            )
         else:
             write_json(folder / "report.json", report)
             (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))

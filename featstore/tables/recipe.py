@@ -57,7 +57,9 @@ class Recipe:
             if value not in known:
                 raise UsageError(f"{flag} {value!r} isn't one of {', '.join(known)}.{did_you_mean(value, known)}")
         if self.pca is not None and not (0 < self.pca < 1 or (self.pca >= 1 and self.pca == int(self.pca))):
-            raise UsageError(f"--pca takes a whole number, or a share of the variance between 0 and 1, not {self.pca:g}.")
+            raise UsageError(
+                f"--pca takes a whole number, or a share of the variance between 0 and 1, not {self.pca:g}."
+            )
         self._check_columns()
         if (self.standardize or self.pca or self.impute != "none" or self._categorical()) and self.scheme is None:
             raise UsageError(
@@ -129,7 +131,8 @@ class Recipe:
         for table in chosen:
             if not (table.numeric or table.categorical):
                 raise UsageError(
-                    f"No column of the table {table.name!r} is asked for.", hint="--numeric COLUMN or --categorical COLUMN"
+                    f"No column of the table {table.name!r} is asked for.",
+                    hint="--numeric COLUMN or --categorical COLUMN",
                 )
         return cls(name, tuple(InputRef.parse(text) for text in inputs), chosen, **rest)
 
@@ -147,5 +150,6 @@ def _resolve(text: str, tables: Sequence[str], known: Mapping[str, Sequence[str]
         raise UsageError(f"--numeric and --categorical need a --table that has {text!r}.")
     columns = [c for t in tables for c in known.get(t, ())]
     raise UsageError(
-        f"No given --table has a column {text!r}.{did_you_mean(text, columns)}", hint=f"columns: {', '.join(columns)}"
+        f"No given --table has a column {text!r}.{did_you_mean(text, columns)}",
+        hint=f"columns: {', '.join(columns)}",
     )

@@ -135,5 +135,6 @@ class Pca(Step):
 def _require_finite(block: Matrix) -> None:
     if not np.isfinite(block).all():
         raise UsageError(
-            "PCA can't take the missing values of this table.", hint="--impute mean, or --join inner without gaps"
+            "PCA can't take the missing values of this table.",
+            hint="--impute mean, or --join inner without gaps",
         )

@@ -51,7 +51,10 @@ class TabularPart:
         for name in spec.numeric:
             kind = rows.schema.field(name).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                raise UsageError(f"The column {name!r} of {spec.name!r} holds {kind}, not numbers.", hint=f"--categorical {name}")
+                raise UsageError(
+                    f"The column {name!r} of {spec.name!r} holds {kind}, not numbers.",
+                    hint=f"--categorical {name}",
+                )
         where = {patient: row for row, patient in enumerate(rows.column("patient_id").to_pylist())}
         index = pa.array([where.get(p) for p in patients], pa.int64())
         raw = rows.select([*spec.numeric, *spec.categorical]).take(index)
@@ -76,7 +79,9 @@ class TabularPart:
                 self.unseen[name] = sorted(others)
 
     def _categories(self) -> npt.NDArray[np.object_]:
-        columns = [[None if v is None else str(v) for v in self.raw.column(c).to_pylist()] for c in self.spec.categorical]
+        columns = [
+            [None if v is None else str(v) for v in self.raw.column(c).to_pylist()] for c in self.spec.categorical
+        ]
         out = np.empty((self.raw.num_rows, len(columns)), object)
         for position, column in enumerate(columns):
             out[:, position] = column

@@ -53,7 +53,9 @@ class TrainingTable:
         _require_split(split, rows.column("split").unique().to_pylist(), f"The table {self.name!r}")
         return rows.filter(pc.equal(rows.column("split"), split))
 
-    def arrays(self, *, split: str | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[np.str_]]:
+    def arrays(
+        self, *, split: str | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[np.str_]]:
         """``(X, y, patient_ids)``: float32 (rows, width) of ``fused``, labels in their declared type, ids as text.
 
         Raises:
@@ -157,7 +159,8 @@ def _require_split(value: str, known: list[str | None], what: str, column: str =
     have = sorted(k for k in known if k is not None)
     if value not in have:
         raise NotFoundError(
-            f"{what} has no {column} {value!r}.{did_you_mean(value, have)}", hint=f"it has: {', '.join(have) or 'none'}"
+            f"{what} has no {column} {value!r}.{did_you_mean(value, have)}",
+            hint=f"it has: {', '.join(have) or 'none'}",
         )
 
 
@@ -172,4 +175,8 @@ def _labels(values: list[Any], kind: str) -> npt.NDArray[Any]:
         return np.array(values, dtype=object if None in values else np.str_)
     if None in values:
         return np.array([np.nan if v is None else float(v) for v in values], np.float64)
-    return np.array([int(v) for v in values], np.int64) if kind == "int" else np.array([float(v) for v in values], np.float64)
+    return (
+        np.array([int(v) for v in values], np.int64)
+        if kind == "int"
+        else np.array([float(v) for v in values], np.float64)
+    )

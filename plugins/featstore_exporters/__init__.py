@@ -34,10 +34,6 @@ def _write_npy(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch],
 
 @hookimpl
 def featstore_exporters() -> Iterable[ExporterSpec]:
-    yield ExporterSpec(
-        "parquet", ".parquet", _write_parquet, description="vectors as fixed-size lists, or wide"
-    )
+    yield ExporterSpec("parquet", ".parquet", _write_parquet, description="vectors as fixed-size lists, or wide")
     yield ExporterSpec("csv", ".csv", _write_csv, description="one column a feature; float32 round-trips")
-    yield ExporterSpec(
-        "npy", ".npy", _write_npy, description="float32 (rows, dim), with <stem>.index.csv beside"
-    )
+    yield ExporterSpec("npy", ".npy", _write_npy, description="float32 (rows, dim), with <stem>.index.csv beside")

@@ -42,9 +42,7 @@ def _neutral(column: pa.Array) -> pa.Array:
     if not _is_text(column.type):
         return column
     text = column.cast(pa.string())
-    return pc.if_else(
-        pc.match_substring_regex(text, _FORMULA), pc.binary_join_element_wise("'", text, ""), text
-    )
+    return pc.if_else(pc.match_substring_regex(text, _FORMULA), pc.binary_join_element_wise("'", text, ""), text)
 
 
 def _is_text(type_: pa.DataType) -> bool:

@@ -41,9 +41,7 @@ def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, w
         start = _write_header(file, 0, dim)
         csv.write(index, pa.schema([schema.field(other) for other in others]), written(), wide=False)
         file.seek(0)
-        if (
-            _write_header(file, rows, dim) != start
-        ):  # NumPy leaves room for the first axis to grow to 21 digits
+        if _write_header(file, rows, dim) != start:  # NumPy leaves room for the first axis to grow to 21 digits
             raise AssertionError("the .npy header changed its length")
 
 

@@ -57,9 +57,7 @@ def gem(*arguments: float) -> Any:
     def pool(values: Any, *, prefix: int, grid: Grid) -> Any:
         xp, positions = _positions(values, prefix)
         positions = xp.clip(positions, min=_GEM_EPS)
-        top = xp.max(
-            positions, axis=1, keepdims=True
-        )  # x**p overflows float32 soon: scale to at most 1 first
+        top = xp.max(positions, axis=1, keepdims=True)  # x**p overflows float32 soon: scale to at most 1 first
         return top[:, 0, :] * xp.mean((positions / top) ** p, axis=1) ** (1 / p)
 
     return pool
@@ -83,9 +81,7 @@ def _positions(values: Any, prefix: int) -> tuple[Any, Any]:
     """The array namespace, and the positions (N, L - prefix, D) in float32 at least."""
     _check(values, prefix)
     if values.shape[1] == prefix:
-        raise ValueError(
-            f"Nothing to pool: all {prefix} tokens are prefix tokens, such as CLS: pool with cls."
-        )
+        raise ValueError(f"Nothing to pool: all {prefix} tokens are prefix tokens, such as CLS: pool with cls.")
     xp = array_namespace(values)
     positions = values[:, prefix:, :]
     if xp.finfo(positions.dtype).bits < 32:
@@ -95,6 +91,4 @@ def _positions(values: Any, prefix: int) -> tuple[Any, Any]:
 
 def _check(values: Any, prefix: int) -> None:
     if values.ndim != 3 or not 0 <= prefix <= values.shape[1]:
-        raise ValueError(
-            f"Tokens are (N, L, D) with a prefix within L, not {tuple(values.shape)} with {prefix}."
-        )
+        raise ValueError(f"Tokens are (N, L, D) with a prefix within L, not {tuple(values.shape)} with {prefix}.")

@@ -88,7 +88,5 @@ def _simple(kind: type[ImageFile.ImageFile]) -> Callable[[bytes], Pixels]:
 def _webp(data: bytes) -> Pixels:
     (length,) = struct.unpack_from("<I", data, 4)
     if any(data[length + 8 :]):
-        raise InputError(
-            f"The WebP file goes on for {len(data) - length - 8} bytes after its end: two files in one?"
-        )
+        raise InputError(f"The WebP file goes on for {len(data) - length - 8} bytes after its end: two files in one?")
     return _simple(WebPImagePlugin.WebPImageFile)(data)

@@ -45,9 +45,7 @@ def decode(data: bytes) -> Pixels:
         else:
             pixels = np.array(to_array(image))
             if depth == 16:
-                pixels = pixels.astype(
-                    np.uint16, copy=False
-                )  # older Pillow has 16-bit grey in 32-bit integers
+                pixels = pixels.astype(np.uint16, copy=False)  # older Pillow has 16-bit grey in 32-bit integers
         return _with_alpha(pixels, image.info["transparency"], depth) if colour_key else pixels
 
 
@@ -57,15 +55,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     at = len(SIGNATURE)
     while True:
         if at + 12 > len(data):
-            raise InputError(
-                f"The PNG file is truncated: it ends after {len(data)} bytes without an IEND chunk."
-            )
+            raise InputError(f"The PNG file is truncated: it ends after {len(data)} bytes without an IEND chunk.")
         (length,) = struct.unpack_from(">I", data, at)
         kind, end = data[at + 4 : at + 8], at + 12 + length
         if end > len(data):
-            raise InputError(
-                f"The PNG file is truncated within its {_name(kind)} chunk, after {len(data)} bytes."
-            )
+            raise InputError(f"The PNG file is truncated within its {_name(kind)} chunk, after {len(data)} bytes.")
         (crc,) = struct.unpack_from(">I", data, end - 4)
         if zlib.crc32(view[at + 4 : end - 4]) != crc:
             raise InputError(f"The PNG file is corrupt: its {_name(kind)} chunk fails its checksum.")

@@ -1,8 +1,7 @@
-"""TIFF: Pillow where it has the pixels exactly, tifffile for the rest (16-bit RGB, signed, 64-bit, half
-floats).
+"""TIFF: Pillow up to 8 bits, tifffile for the rest (16-bit RGB, signed, half and double floats).
 
-Pillow alone would reduce 16-bit RGB to 8 bits, and read signed 8-bit as unsigned, without a word; tifffile
-alone can't decompress LZW or JPEG.
+Pillow alone would reduce 16-bit RGB to 8 bits, read signed 8-bit as unsigned, and swap the bytes of
+compressed big-endian floats, all without a word; tifffile alone can't decompress LZW or JPEG.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIF
 Pixels = npt.NDArray[Any]
 
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
-# (bits, sample format) that Pillow's modes hold as they are: 1, L, RGB…, and those for a single channel.
-_EXACT = {(bits, _UNSIGNED) for bits in (1, 2, 4, 8)}
-_EXACT_GREY = {(12, _UNSIGNED), (16, _UNSIGNED), (32, _SIGNED), (32, _FLOAT)}
+# (bits, sample format) that Pillow's modes hold as they are; the deep ones for a single channel only.
+_SHALLOW = {(bits, _UNSIGNED) for bits in (1, 2, 4, 8)}
+_DEEP = {(12, _UNSIGNED), (16, _UNSIGNED), (32, _SIGNED), (32, _FLOAT)}
 
 # What tifffile logs about a malformed file it also raises, or it doesn't matter: keep it off the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -48,18 +47,12 @@ def decode(data: bytes) -> Pixels:
         check_size(page.imagewidth, page.imagelength)
         ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
         if max(ends, default=0) > len(data):  # tifffile would fill the missing strips with zeros
-            raise InputError(
-                f"The TIFF file is truncated: it ends after {len(data)} bytes, before its pixels do."
-            )
+            raise InputError(f"The TIFF file is truncated: it ends after {len(data)} bytes, before its pixels do.")
         sample = (page.bitspersample, int(page.sampleformat))
         if page.photometric == PHOTOMETRIC.MINISWHITE and page.bitspersample > 8:
-            raise InputError(
-                f"The TIFF file has {sample[0]}-bit grey whose 0 is white, which isn't supported."
-            )
-        pixels = None
-        if sample in (_EXACT | _EXACT_GREY if page.samplesperpixel == 1 else _EXACT):
-            pixels = _with_pillow(data, page.samplesperpixel)
-        return _with_tifffile(page) if pixels is None else pixels
+            raise InputError(f"The TIFF file has {sample[0]}-bit grey whose 0 is white, which isn't supported.")
+        pixels = _with_pillow(data, page.samplesperpixel) if sample in _SHALLOW else None
+        return _with_tifffile(page, data) if pixels is None else pixels
 
 
 def _count(file: TiffFile) -> int:
@@ -79,7 +72,7 @@ def _with_pillow(data: bytes, samples: int) -> Pixels | None:
             return np.array(to_array(image)) if len(image.getbands()) == samples else None
 
 
-def _with_tifffile(page: TiffPage) -> Pixels:
+def _with_tifffile(page: TiffPage, data: bytes) -> Pixels:
     if page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
         raise InputError(
             f"The TIFF file's colour space is {PHOTOMETRIC(page.photometric).name}, in {page.dtype}; grey "
@@ -90,6 +83,8 @@ def _with_tifffile(page: TiffPage) -> Pixels:
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
+        if _pillow_has_it(page) and (decompressed := _with_pillow(data, 1)) is not None:
+            return decompressed
         raise InputError(
             f"The TIFF file's {page.dtype} samples are compressed with {COMPRESSION(page.compression).name}, "
             "which needs the package imagecodecs.",
@@ -101,4 +96,10 @@ def _with_tifffile(page: TiffPage) -> Pixels:
         raise InputError(
             f"The TIFF file holds an array of {pixels.shape}, axes {page.axes}: no single grey or RGB image."
         )
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+
+
+def _pillow_has_it(page: TiffPage) -> bool:
+    """One deep channel, except for the 32-bit big-endian ones, whose bytes Pillow swaps once too often."""
+    swapped = page.bitspersample == 32 and page.parent.byteorder == ">"
+    return page.samplesperpixel == 1 and (page.bitspersample, int(page.sampleformat)) in _DEEP and not swapped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,11 @@ from featstore import Backbone, BackboneRequest, ImageTransform, SetupError, Tok
 from featstore_timm.checkpoint import KEY_MODES, load_checkpoint
 from featstore_timm.layout import Layout, find_layout
 from featstore_timm.library import import_timm
+
+_NO_WEIGHTS = (
+    "--checkpoint FILE takes local weights, and --no-pretrained untrained ones; a machine with internet fills the "
+    "cache ($HF_HOME) that this one can use"
+)
 
 
 class TimmBackbone(Backbone):
@@ -76,15 +82,19 @@ def _create(request: BackboneRequest, pretrained: bool) -> Any:
             return timm.create_model(request.rest, pretrained=pretrained, num_classes=0, **options)
         except (MemoryError, SetupError):
             raise
-        except Exception as error:
+        except Exception as error:  # the hub's client, urllib and timm have no base class in common
             if not pretrained:
                 raise UsageError(f"timm can't build {request.rest} with {options}: {error}") from error
-            raise SetupError(
-                f"There are no weights for {request.name}: they aren't in the local cache, and couldn't be "
-                f"downloaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).",
-                hint="--checkpoint FILE takes local weights, and --no-pretrained untrained ones; or unset "
-                "HF_HUB_OFFLINE on a machine with internet and run again",
-            ) from error
+            raise SetupError(f"{request.name} has no weights: {_reason(error)}", hint=_NO_WEIGHTS) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        return f"they aren't in the local cache, and the model hub can't be reached{offline}."
+    if "No pretrained weights exist" in str(error):
+        return "timm knows of none for it."
+    return f"they can't be loaded ({type(error).__name__}: {error})."
 
 
 @contextmanager

@@ -142,6 +142,4 @@ def _some(names: list[str]) -> str:
 def _reason(error: Exception) -> str:
     """The one line of torch's page-long messages that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next(
-        (line for line in lines if "Unsupported" in line), lines[0] if lines else type(error).__name__
-    )[:300]
+    return next((line for line in lines if "Unsupported" in line), lines[0] if lines else type(error).__name__)[:300]

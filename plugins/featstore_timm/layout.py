@@ -56,9 +56,7 @@ def find_layout(model: Any, features: Any, size: tuple[int, int], name: str) -> 
     """
     shape = tuple(getattr(features, "shape", ()))
     said = getattr(model, "output_fmt", None)
-    format_ = (
-        str(getattr(said, "value", said)) if said else {4: "NCHW", 3: "NLC", 2: "NC"}.get(len(shape), "")
-    )
+    format_ = str(getattr(said, "value", said)) if said else {4: "NCHW", 3: "NLC", 2: "NC"}.get(len(shape), "")
     if not shape or len(shape) != len(format_) or shape[format_.index("C")] != model.num_features:
         raise SetupError(
             f"{name} gives {shape or type(features).__name__} for its {model.num_features} features, which "
@@ -81,9 +79,7 @@ def find_layout(model: Any, features: Any, size: tuple[int, int], name: str) -> 
 
 def _prefix(model: Any) -> tuple[int, bool]:
     """How many prefix tokens there are, and whether the first is a class token."""
-    class_token = getattr(
-        model, "cls_token", getattr(model, "cls_token1", None)
-    )  # numbered in CoaT, one a stage
+    class_token = getattr(model, "cls_token", getattr(model, "cls_token1", None))  # numbered in CoaT, one a stage
     declared = getattr(model, "num_prefix_tokens", None)
     if declared is None:  # PiT and VOLO only have the parameter: (1, tokens, C)
         declared = 0 if class_token is None else class_token.shape[1]

@@ -24,9 +24,7 @@ def values(random: Random) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def reader(
-    tmp_path_factory: pytest.TempPathFactory, values: np.ndarray, write_segment: WriteSegment
-) -> FeatureReader:
+def reader(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray, write_segment: WriteSegment) -> FeatureReader:
     path = tmp_path_factory.mktemp("store") / "v1.zarr" / "s1"
     return FeatureReader({1: write_segment(path, values, chunk_rows=128).path})
 
@@ -93,9 +91,7 @@ def test_outlives_the_reader(group: Path, random: Random, write_segment: WriteSe
 
 
 @pytest.mark.parametrize("rows", [np.arange(300), np.arange(300)[::-1]], ids=["in order", "backwards"])
-def test_half_precision_and_tokens(
-    group: Path, random: Random, write_segment: WriteSegment, rows: np.ndarray
-) -> None:
+def test_half_precision_and_tokens(group: Path, random: Random, write_segment: WriteSegment, rows: np.ndarray) -> None:
     half, full = random(300, 4, 2).astype(np.float16), random(300, 4, 2, seed=1)
     folders = {
         1: write_segment(group / "s1", half, chunk_rows=128, dtype="float16").path,

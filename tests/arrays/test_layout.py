@@ -138,9 +138,7 @@ class TestCreateSegment:
             "valid", shape=(rows,), chunks=(chunk_rows,), dtype="bool",
             fill_value=False, serializer=little, **plain,
         )  # fmt: skip
-        text = twin.create_array(
-            "sample_key", shape=(rows,), chunks=(min(rows, 65_536),), dtype="string", **plain
-        )
+        text = twin.create_array("sample_key", shape=(rows,), chunks=(min(rows, 65_536),), dtype="string", **plain)
         text[:] = np.array(keys, object)
 
         theirs = group.with_name("twin.zarr") / "s1"
@@ -164,9 +162,7 @@ class TestCreateSegment:
         zarr.open_array(layout.path / "features", mode="r+").attrs["note"] = "mine"
         create_segment(layout, KEYS)
 
-    @pytest.mark.parametrize(
-        "change", [{"chunk_rows": 4}, {"item_shape": (5,)}, {"dtype": "float16"}], ids=str
-    )
+    @pytest.mark.parametrize("change", [{"chunk_rows": 4}, {"item_shape": (5,)}, {"dtype": "float16"}], ids=str)
     def test_another_layout(self, layout: SegmentLayout, change: dict[str, object]) -> None:
         create_segment(layout, KEYS)
         with pytest.raises(ConflictError, match="is there already"):

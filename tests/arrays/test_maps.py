@@ -38,9 +38,7 @@ def test_default_is_well_below_the_kernels_limit() -> None:
 
 
 @pytest.mark.parametrize("order", ["scattered", "in order"])
-def test_bound_holds_over_all_segments(
-    group: Path, random: Random, write_segment: WriteSegment, order: str
-) -> None:
+def test_bound_holds_over_all_segments(group: Path, random: Random, write_segment: WriteSegment, order: str) -> None:
     values = random(300, 2)
     folders = {i: write_segment(group / f"s{i}", values, chunk_rows=20).path for i in range(3)}
     cache = MapCache(limit=4)
@@ -58,9 +56,7 @@ def test_bound_holds_over_all_segments(
     assert maps_below(group) == 0
 
 
-def test_evicted_chunks_live_as_long_as_they_are_held(
-    group: Path, random: Random, write_segment: WriteSegment
-) -> None:
+def test_evicted_chunks_live_as_long_as_they_are_held(group: Path, random: Random, write_segment: WriteSegment) -> None:
     values = random(10, 2)
     reader = SegmentReader(write_segment(group / "s1", values, chunk_rows=1).path, maps=MapCache(limit=1))
     chunks = [reader.chunk(index) for index in range(10)]

@@ -176,9 +176,7 @@ class TestGather:
 class TestRefusals:
     @pytest.fixture
     def reader(self, group: Path, random: Random, write_segment: WriteSegment) -> FeatureReader:
-        return FeatureReader(
-            {i: write_segment(group / f"s{i}", random(10, 3), chunk_rows=4).path for i in (4, 6)}
-        )
+        return FeatureReader({i: write_segment(group / f"s{i}", random(10, 3), chunk_rows=4).path for i in (4, 6)})
 
     @pytest.mark.parametrize("segment", [-1, 0, 5, 7])
     def test_unknown_segment(self, reader: FeatureReader, segment: int) -> None:

@@ -76,9 +76,7 @@ class TestBytes:
         valid[4:8] = False
         segment = zarr.open_group(layout.path.parent, mode="r")["s1"]
         assert np.array_equal(segment["valid"][:], valid)
-        assert np.array_equal(
-            segment["features"][:], np.where(valid[:, None], values, np.nan), equal_nan=True
-        )
+        assert np.array_equal(segment["features"][:], np.where(valid[:, None], values, np.nan), equal_nan=True)
 
     def test_a_chunk_of_failures_is_written_too(self, layout: SegmentLayout) -> None:
         write_chunk(layout, 1, np.zeros((4, 3), np.float32), np.zeros(4, np.bool_))
@@ -130,9 +128,7 @@ class TestRefusals:
         ],
         ids=["few rows", "edge chunk", "other dim", "integers", "few flags", "flags that are numbers"],
     )
-    def test_shapes_and_dtypes(
-        self, layout: SegmentLayout, index: int, values: np.ndarray, valid: np.ndarray
-    ) -> None:
+    def test_shapes_and_dtypes(self, layout: SegmentLayout, index: int, values: np.ndarray, valid: np.ndarray) -> None:
         with pytest.raises(ValueError, match=f"chunk {index} takes"):
             write_chunk(layout, index, values, valid)
         assert chunk_files(layout.path) == {}
@@ -144,9 +140,7 @@ class TestRefusals:
 
 class TestStorable:
     @given(
-        arrays_of.arrays(
-            np.float64, st.tuples(st.integers(0, 5), st.integers(1, 4)), elements=st.floats(width=64)
-        ),
+        arrays_of.arrays(np.float64, st.tuples(st.integers(0, 5), st.integers(1, 4)), elements=st.floats(width=64)),
         st.sampled_from(["float16", "float32"]),
     )
     @settings(derandomize=True, deadline=None)

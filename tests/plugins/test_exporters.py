@@ -64,9 +64,7 @@ def test_parquet_keeps_vectors_and_types(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wide", [False, True])
 def test_parquet_bytes_depend_on_the_rows_alone(tmp_path: Path, wide: bool) -> None:
     data = table(5000)
-    files = [
-        export(tmp_path / f"{batch}.parquet", data, batch, wide).read_bytes() for batch in (7, 4096, 100_000)
-    ]
+    files = [export(tmp_path / f"{batch}.parquet", data, batch, wide).read_bytes() for batch in (7, 4096, 100_000)]
     assert files[0] == files[1] == files[2]
 
 
@@ -89,9 +87,7 @@ def test_wide_names_that_collide_are_refused(tmp_path: Path, suffix: str) -> Non
 
 # ------------------------------------------------------------------------------------------------------ csv
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
-def test_csv_floats_come_back_to_the_bit(
-    tmp_path_factory: pytest.TempPathFactory, values: list[float]
-) -> None:
+def test_csv_floats_come_back_to_the_bit(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     matrix = np.array(values, np.float32)[:, None]
     export(path, pa.table({"v": vectors(matrix)}))
@@ -130,9 +126,7 @@ def test_csv_neutralizes_formulas_in_text_alone(tmp_path: Path, as_: pa.DataType
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1, max_size=8))
-def test_csv_text_comes_back_but_for_the_apostrophe(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
-) -> None:
+def test_csv_text_comes_back_but_for_the_apostrophe(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = export(tmp_path_factory.mktemp("csv") / "t.csv", pa.table({"a": texts, "b": texts}))
     expected = [f"'{text}" if text[:1] in tuple("=+-@\t\r") else text for text in texts]
     assert cells(path)[1:] == [[text, text] for text in expected]

@@ -49,9 +49,7 @@ def test_torch_gives_what_numpy_gives(call: str, values: np.ndarray, dtype: type
 
 @pytest.mark.parametrize("call", ["mean", "max", "meanstd", "gem(3)"])
 @given(seed=st.integers(0, 99), prefix=st.integers(0, 3))
-def test_positions_alone_are_pooled_in_any_order_and_one_input_at_a_time(
-    call: str, seed: int, prefix: int
-) -> None:
+def test_positions_alone_are_pooled_in_any_order_and_one_input_at_a_time(call: str, seed: int, prefix: int) -> None:
     values = tokens(seed)
     pool = pooler(call)
     whole = pool(values, prefix=prefix, grid=None)

@@ -1,4 +1,4 @@
-"""PNG at every depth, filter and interlacing, which Pillow can't write: this file has an encoder of its own."""
+"""PNG at every depth, filter and interlacing, by an encoder of its own: Pillow can't write them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,94 @@
+"""sql, ls, show, status."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from featstore.cli.options import json_option, with_store
+from featstore.cli.output import note, plural, print_facts, print_json, print_rows, print_table
+
+if TYPE_CHECKING:
+    from featstore.store import Store
+
+format_option = click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
+)
+
+
+@click.command()
+@with_store
+@click.argument("query")
+@format_option
+def sql(store: Store, query: str, form: str) -> None:
+    """Ask one SELECT about samples, patients, splits, features, coverage, runs, failures, tables, metrics, lineage.
+
+    \b
+    featstore sql "select modality, split, count(*) n from features group by all"
+    featstore sql "select patient_id, vector from vectors.r18 limit 3"
+    """
+    print_rows(store.sql(query), form)
+
+
+@click.command()
+@with_store
+@click.argument("noun", metavar="features|runs|tables|samples|plugins")
+@format_option
+def ls(store: Store, noun: str, form: str) -> None:
+    """List what the store holds."""
+    rows = store.ls(noun)
+    if rows.num_rows or form != "table":
+        print_rows(rows, form)
+    else:
+        note(f"There are no {noun} yet.")
+
+
+@click.command()
+@with_store
+@click.argument("name")
+@json_option
+def show(store: Store, name: str, as_json: bool) -> None:
+    """Show everything about one feature set, table, run, split scheme or sample, NAME or NAME@vK."""
+    found = store.show(name)
+    if as_json:
+        print_json(found)
+        return
+    for kind, facts in found.items():
+        click.secho(kind, bold=True)
+        if isinstance(facts, list):
+            print_table(list(facts[0]), [list(row.values()) for row in facts])
+        else:
+            print_facts({key: _parsed(value) for key, value in facts.items()})
+
+
+def _parsed(value: object) -> object:
+    """JSON columns come as text."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            pass
+    return value
+
+
+@click.command()
+@with_store
+@json_option
+def status(store: Store, as_json: bool) -> None:
+    """Count what the store holds, and say what is unfinished or failed."""
+    facts = store.status()
+    if as_json:
+        print_json(facts)
+        return
+    lists = {key: facts.pop(key) for key in ("modalities", "splits", "unfinished")}
+    print_facts(facts)
+    for title, rows in lists.items():
+        if rows:
+            print_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
+    for run in lists["unfinished"]:
+        if not run["alive"]:
+            note(f"Run {run['run_id']} was interrupted: the command that began it goes on with it.")
+    if facts["failed_inputs"]:
+        note(f"{plural(facts['failed_inputs'], 'input')} failed.\n  next: featstore errors")

@@ -1,0 +1,171 @@
+"""extract, retry, errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featstore.cli.options import json_option, pairs, with_store
+from featstore.cli.output import console, note, plural, print_json, print_rows
+
+if TYPE_CHECKING:
+    from featstore.extract import ExtractResult, Progress
+    from featstore.store import Store
+
+FAILED_INPUTS = 3
+
+
+@click.command()
+@with_store
+@click.option("--name", required=True, help="Name of the feature set; several poolers give NAME.POOLER each.")
+@click.option("--backbone", required=True, metavar="PROVIDER:NAME", help="Such as timm:resnet18.")
+@click.option(
+    "--pooler",
+    "poolers",
+    multiple=True,
+    default=["mean"],
+    show_default=True,
+    help="Repeatable: one forward pass feeds all.",
+)
+@click.option("--modality", "modalities", multiple=True, help="Only these; all if not given; repeatable.")
+@click.option("--where", metavar="SQL", help="Condition on the view samples.")
+@click.option(
+    "--pretrained/--no-pretrained",
+    default=None,
+    help="The model's published weights, or random ones by --seed.",
+)
+@click.option("--checkpoint", metavar="FILE", help="Local weights.")
+@click.option("--in-chans", type=int, help="Input channels.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override preprocessing: image_size, mean, std, range, …; repeatable.",
+)
+@click.option(
+    "--amp",
+    type=click.Choice(["off", "bf16", "fp16"]),
+    default="off",
+    show_default=True,
+    help="Mixed precision.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="As stored.",
+)
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--chunk-rows", default=1024, show_default=True, help="Rows a chunk: the unit of commit.")
+@click.option("--num-workers", default=2, show_default=True, help="Processes that read and decode.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
+@click.option("--threads", type=int, help="For the network on a CPU.")
+@click.option("--seed", default=0, show_default=True, help="For random weights.")
+@json_option
+def extract(store: Store, settings: tuple[str, ...], as_json: bool, **fields: Any) -> int:
+    """Make every pending vector: samples without one of this very function, and changed ones.
+
+    Killed, it goes on where it was when the same command is run again.
+    """
+    with progress_bar() as on_progress:
+        result = store.extract(settings=pairs(settings, "--set"), on_progress=on_progress, **fields)
+    return report([result], as_json)
+
+
+@click.command()
+@with_store
+@click.argument("run", required=False)
+@json_option
+def retry(store: Store, run: str | None, as_json: bool) -> int:
+    """Try failed inputs again, of one RUN or of all, with the settings that they failed with."""
+    with progress_bar() as on_progress:
+        results = store.retry(run, on_progress=on_progress)
+    if not results and not as_json:
+        note("No input has an unresolved failure.")
+    return report(results, as_json)
+
+
+@click.command()
+@with_store
+@click.argument("run", required=False)
+@click.option("--all", "resolved", is_flag=True, help="Also failures that have been resolved since.")
+@json_option
+def errors(store: Store, run: str | None, resolved: bool, as_json: bool) -> None:
+    """List failed inputs, with stage, error and file."""
+    rows = store.errors(run, resolved=resolved)
+    if as_json:
+        print_rows(rows, "json")
+    elif rows.num_rows:
+        print_rows(rows.select(["sample_key", "stage", "error", "message", "attempts", "run_id"]))
+        note("  next: mend the files, then featstore retry")
+    else:
+        note("No failed inputs.")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+    """A progress bar on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("extracting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bar(*columns, console=console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, facts="")
+
+        def show(progress: Progress) -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            facts = f"{speed:.0f} images/s" if speed else ""
+            facts += f", {progress.failed} failed" if progress.failed else ""
+            facts += f", GPU {progress.gpu_bytes / 2**30:.1f} GiB" if progress.gpu_bytes else ""
+            bar.update(task, total=progress.total, completed=progress.done + progress.failed, facts=facts)
+
+        yield show
+
+
+def report(results: Sequence[ExtractResult], as_json: bool) -> int:
+    """Say what extractions did; returns the exit code."""
+    failed = sum(result.failed + result.failed_before for result in results)
+    if as_json:
+        print_json([asdict(result) for result in results] if len(results) != 1 else asdict(results[0]))
+        return FAILED_INPUTS if failed else 0
+    for result in results:
+        sets = ", ".join(f"{name}@v{version}" for name, version in result.feature_sets.items())
+        for name in result.new_versions:
+            note(f"{name} has a new version, v{result.feature_sets[name]}: what makes its vectors has changed.")
+        for run in result.resumed:
+            note(f"Went on with the unfinished run {run}.")
+        if result.pending:
+            rate = (result.done + result.failed) / result.seconds if result.seconds else 0.0
+            note(
+                f"{sets}: {plural(result.done, 'sample')} extracted, {result.failed:,} failed, in {result.seconds:.1f} s ({rate:.0f}/s)."
+            )
+        elif not result.failed_before and not result.elsewhere:
+            note(f"{sets}: nothing to do, all {plural(result.matching, 'sample')} have their vectors.")
+        if result.failed_before:
+            note(
+                f"{sets}: {plural(result.failed_before, 'input')} failed before, and their files haven't changed since."
+            )
+        if result.elsewhere:
+            note(f"{plural(result.elsewhere, 'sample')} are being extracted by another process.")
+    if failed:
+        note("  next: featstore errors   (mend the files, then: featstore retry)")
+    return FAILED_INPUTS if failed else 0

@@ -1,0 +1,179 @@
+"""ingest, ingest-table, split."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featstore.cli.options import json_option, ratios, with_store
+from featstore.cli.output import note, plural, print_json, print_table
+from featstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from featstore.store import Store
+
+
+@click.command()
+@with_store
+@click.argument("root", required=False, metavar="[FOLDER]")
+@click.option(
+    "--layout",
+    "layouts",
+    multiple=True,
+    help="Path template below FOLDER; the first that matches wins; repeatable.",
+)
+@click.option(
+    "--manifest",
+    metavar="FILE",
+    help="A CSV or Parquet with path, patient_id, modality [, label, site, split, …].",
+)
+@click.option(
+    "--root", "manifest_root", metavar="DIR", help="Where a manifest's relative paths start (its own folder)."
+)
+@click.option("--dataset", help="First part of the sample keys (the folder's or manifest's name).")
+@click.option("--patient-id", metavar="TEMPLATE", help="Make patient ids of fields, such as '{site}-{patient_id}'.")
+@click.option("--modality", help="The modality, where the layout doesn't say it.")
+@click.option(
+    "--label-type",
+    type=click.Choice(["int", "float", "str"]),
+    help="Type of a manifest's labels (told from the text).",
+)
+@click.option("--same-patients-across-sites", is_flag=True, help="One id under two sites is one person.")
+@click.option("--allow-missing", is_flag=True, help="Take a manifest's rows whose files aren't there.")
+@json_option
+def ingest(
+    store: Store,
+    root: str | None,
+    layouts: tuple[str, ...],
+    manifest: str | None,
+    manifest_root: str | None,
+    dataset: str | None,
+    patient_id: str | None,
+    modality: str | None,
+    label_type: Any,
+    same_patients_across_sites: bool,
+    allow_missing: bool,
+    as_json: bool,
+) -> None:
+    """Take samples into the catalog: files of a FOLDER by --layout, or those of a --manifest.
+
+    \b
+    A layout names parts of the path: {patient_id} and {modality}, {label}, {site}, {visit_id},
+    {acquired_at}, {split}; other names become attributes. {label:int} and {label:float} are numbers.
+    """
+    if (root is None) == (manifest is None):
+        raise UsageError("Give either a FOLDER with --layout, or a --manifest.")
+    if root is not None:
+        for value, flag in (
+            (manifest_root, "--root"),
+            (label_type, "--label-type"),
+            (allow_missing, "--allow-missing"),
+        ):
+            if value:
+                raise UsageError(f"{flag} goes with a --manifest.", hint="a layout gives the type: {label:int}")
+        result = store.ingest(
+            root, layouts=layouts, dataset=dataset, patient_id=patient_id, modality=modality,
+            same_patients_across_sites=same_patients_across_sites,
+        )  # fmt: skip
+    else:
+        if layouts or modality:
+            raise UsageError("--layout and --modality go with a FOLDER, not with a --manifest.")
+        assert manifest is not None
+        result = store.ingest_manifest(
+            manifest, root=manifest_root, dataset=dataset, patient_id=patient_id, label_type=label_type,
+            allow_missing=allow_missing, same_patients_across_sites=same_patients_across_sites,
+        )  # fmt: skip
+    if as_json:
+        print_json(asdict(result))
+        return
+    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(result.modalities.items()))
+    note(
+        f"Data set {result.dataset!r}: {plural(result.added, 'sample')} added, {result.changed:,} changed, "
+        f"{result.unchanged:,} unchanged; {plural(result.patients_added, 'new patient')}. By modality: {counts}."
+    )
+    if result.unmatched:
+        note(
+            f"{plural(len(result.unmatched), 'file')} matched no layout and were left out, such as {result.unmatched[0]!r}."
+        )
+    if result.missing:
+        note(f"{plural(result.missing, 'sample')} of this data set were not seen this time; they stay in the catalog.")
+    if result.changed:
+        note("Changed files are pending again: featstore extract makes their vectors anew.")
+
+
+@click.command("ingest-table")
+@with_store
+@click.argument("file")
+@click.option("--name", required=True, help="What the table is called in SQL and in --table.")
+@click.option("--replace", is_flag=True, help="Put these rows in place of those of that name.")
+@json_option
+def ingest_table(store: Store, file: str, name: str, replace: bool, as_json: bool) -> None:
+    """Keep a CSV or Parquet, keyed by patient_id, as a table of the catalog."""
+    result = store.ingest_table(file, name=name, replace=replace)
+    if as_json:
+        print_json(asdict(result))
+        return
+    what = f"{plural(result.rows, 'row')}, columns {', '.join(f'{c} ({t})' for c, t in result.columns.items())}"
+    note(f"Table {name!r}: {what}." if result.run_id else f"Table {name!r} holds these very rows already.")
+    if result.known < result.rows:
+        note(f"{result.rows - result.known:,} of its patients have no samples here.")
+    for theirs, ours in result.lookalikes:
+        note(f"  {theirs!r} matches nobody, but looks like the patient {ours!r}.")
+
+
+@click.command()
+@with_store
+@click.option("--scheme", default="default", show_default=True, help="Name of the split scheme.")
+@click.option(
+    "--ratio",
+    "shares",
+    multiple=True,
+    required=True,
+    metavar="SPLIT=SHARE",
+    help="Repeatable; they sum to 1.",
+)
+@click.option("--stratify", metavar="label|site", help="Keep the shares within each value of this column.")
+@click.option(
+    "--holdout",
+    metavar="SQL",
+    help="Condition on the view patients: these are held out, such as \"site <> 'JM'\".",
+)
+@click.option("--holdout-as", default="test", show_default=True, help="The split of those held out.")
+@click.option("--require-modality", "modalities", multiple=True, help="Leave out patients without it; repeatable.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--replace", is_flag=True, help="Make a new version of a scheme that exists.")
+@json_option
+def split(
+    store: Store,
+    scheme: str,
+    shares: tuple[str, ...],
+    stratify: str | None,
+    holdout: str | None,
+    holdout_as: str,
+    modalities: tuple[str, ...],
+    seed: int,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Assign every patient to one split; the same seed gives the same split on any machine."""
+    result = store.split(
+        scheme=scheme, ratios=ratios(shares), stratify=stratify, holdout=holdout, holdout_as=holdout_as,
+        require_modalities=modalities, seed=seed, replace=replace,
+    )  # fmt: skip
+    if as_json:
+        print_json(asdict(result))
+        return
+    strata = sorted({name for counts in result.counts.values() for name in counts})
+    total = sum(sum(counts.values()) for counts in result.counts.values())
+    rows = [
+        [name, n := sum(counts.values()), f"{n / total:.1%}", *(counts.get(s, 0) for s in strata if s)]
+        for name, counts in result.counts.items()
+    ]
+    print_table(
+        ["split", "patients", "share", *(f"{stratify} {s}" for s in strata if s)], rows,
+        title=f"{result.scheme} v{result.version}: {plural(total, 'patient')}",
+    )  # fmt: skip
+    for modality, count in result.left_out.items():
+        note(f"{plural(count, 'patient')} without modality {modality} are in no split.")
