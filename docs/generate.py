@@ -1,0 +1,75 @@
+"""Write what is generated: docs/cli.md, docs/views.md and migrations/schema.sql. A test holds them true.
+
+    python docs/generate.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import duckdb
+
+from featstore import cli
+from featstore.catalog import migrations
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def views_md() -> str:
+    """Every public view, column by column, from the comments that the catalog itself carries."""
+    connection = duckdb.connect(":memory:")
+    migrations.apply(connection)
+    parts = [
+        "# The views",
+        "The public SQL interface, for `featstore sql` and for plain DuckDB on `catalog.duckdb`. Columns are only "
+        "ever added. Beside these there is each table that `ingest-table` took in, under its own name, and in "
+        '`featstore sql` (not in plain DuckDB) `vectors."<feature set>"` with `sample_key, patient_id, modality, '
+        "split, site, label, vector`.",
+        'The same text is in the catalog: `select column_name, comment from duckdb_columns() where table_name = \'features\'`.',
+    ]
+    views = connection.execute(
+        "SELECT view_name, comment FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal ORDER BY 1"
+    ).fetchall()
+    for view, comment in views:
+        rows = connection.execute(
+            "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE schema_name = 'main' AND table_name = ? "
+            "ORDER BY column_index",
+            [view],
+        ).fetchall()
+        lines = ["| column | type | |", "| --- | --- | --- |"]
+        lines += [f"| `{name}` | {kind} | {text} |" for name, kind, text in rows]
+        parts += [f"## {view}", comment, "\n".join(lines)]
+    connection.close()
+    return "\n\n".join(parts) + "\n"
+
+
+def cli_md() -> str:
+    """The help of every command."""
+    parts = ["# The command line", _help(cli.cli, "featstore")]
+    context = click.Context(cli.cli, info_name="featstore")
+    for name in cli.COMMANDS:
+        command = cli.cli.get_command(context, name)
+        assert command
+        parts += [f"## featstore {name}", _help(command, f"featstore {name}")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _help(command: click.Command, name: str) -> str:
+    context = click.Context(command, info_name=name, terminal_width=110, max_content_width=110)
+    return f"```\n{command.get_help(context)}\n```"
+
+
+def generated() -> dict[Path, str]:
+    """File → what it should hold."""
+    return {
+        ROOT / "docs" / "cli.md": cli_md(),
+        ROOT / "docs" / "views.md": views_md(),
+        ROOT / "migrations" / "schema.sql": migrations.schema_sql(),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in generated().items():
+        path.write_text(text)
+        print(f"wrote {path.relative_to(ROOT)}")

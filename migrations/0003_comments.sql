@@ -1,0 +1,140 @@
+-- What every public column means, where people look for it: DuckDB shows comments in duckdb_columns().
+-- docs/views.md is generated from these.
+
+COMMENT ON VIEW main.samples IS 'One row a sample: an image, a slice, a text.';
+COMMENT ON COLUMN main.samples.sample_key IS 'Unique, stable name: <data set>/<path below the ingested folder>[#fragment].';
+COMMENT ON COLUMN main.samples.patient_id IS 'Whom it is of; text, so that "007" stays "007".';
+COMMENT ON COLUMN main.samples.visit_id IS 'The study or session, where there are several.';
+COMMENT ON COLUMN main.samples.modality IS 'A, P, T1, report, …';
+COMMENT ON COLUMN main.samples.split IS 'The patient''s split in the scheme `default`; NULL where in none.';
+COMMENT ON COLUMN main.samples.site IS 'Where it was made.';
+COMMENT ON COLUMN main.samples.label IS 'The patient''s label, as text.';
+COMMENT ON COLUMN main.samples.acquired_at IS 'When it was made.';
+COMMENT ON COLUMN main.samples.uri IS 'Where its bytes are.';
+COMMENT ON COLUMN main.samples.content_hash IS 'SHA-256 of the bytes that were decoded; NULL until extracted.';
+COMMENT ON COLUMN main.samples.dataset IS 'The data set that it was ingested with.';
+COMMENT ON COLUMN main.samples.attributes IS 'Layout fields and manifest columns that have no column here: attributes[''fold''].';
+COMMENT ON COLUMN main.samples.size IS 'The file''s size in bytes.';
+
+COMMENT ON VIEW main.patients IS 'One row a patient.';
+COMMENT ON COLUMN main.patients.patient_id IS 'The patient; text.';
+COMMENT ON COLUMN main.patients.split IS 'Split in the scheme `default`; NULL where in none.';
+COMMENT ON COLUMN main.patients.site IS 'The site of the samples; several are joined by ''+''.';
+COMMENT ON COLUMN main.patients.label IS 'The label, as text.';
+COMMENT ON COLUMN main.patients.label_type IS 'int, float or str: the type that it comes back in.';
+COMMENT ON COLUMN main.patients.modalities IS 'What there are samples of, sorted.';
+COMMENT ON COLUMN main.patients.samples IS 'How many samples there are.';
+COMMENT ON COLUMN main.patients.visits IS 'How many visits are named.';
+
+COMMENT ON VIEW main.splits IS 'One row a patient and split scheme, at the scheme''s current version.';
+COMMENT ON COLUMN main.splits.scheme IS 'The split scheme.';
+COMMENT ON COLUMN main.splits.patient_id IS 'The patient.';
+COMMENT ON COLUMN main.splits.split IS 'train, val, test, fold0, …: one a patient, by primary key.';
+
+COMMENT ON VIEW main.features IS 'One row a sample and feature set, where there is a current, valid vector.';
+COMMENT ON COLUMN main.features.sample_key IS 'The sample.';
+COMMENT ON COLUMN main.features.patient_id IS 'Its patient.';
+COMMENT ON COLUMN main.features.visit_id IS 'Its visit.';
+COMMENT ON COLUMN main.features.modality IS 'Its modality.';
+COMMENT ON COLUMN main.features.split IS 'The patient''s split in the scheme `default`.';
+COMMENT ON COLUMN main.features.site IS 'Its site.';
+COMMENT ON COLUMN main.features.label IS 'The patient''s label, as text.';
+COMMENT ON COLUMN main.features.feature_set IS 'Name of the feature set.';
+COMMENT ON COLUMN main.features.version IS 'Version of the feature set; another fingerprint is another version.';
+COMMENT ON COLUMN main.features.backbone IS 'What made it, such as timm:resnet18.';
+COMMENT ON COLUMN main.features.model_version IS 'SHA-256 of the weights: sorted names, dtypes, shapes and bytes.';
+COMMENT ON COLUMN main.features.layer IS 'The layer that was read.';
+COMMENT ON COLUMN main.features.facet IS 'query, key or value of an attention block, where asked for.';
+COMMENT ON COLUMN main.features.pooler IS 'How tokens became a vector.';
+COMMENT ON COLUMN main.features.dim IS 'Width of the vector, or of one token.';
+COMMENT ON COLUMN main.features.shape IS 'Shape of the row: [dim] or [tokens, dim].';
+COMMENT ON COLUMN main.features.dtype IS 'As stored: float32 or float16.';
+COMMENT ON COLUMN main.features.run_id IS 'The run that made it.';
+COMMENT ON COLUMN main.features.segment IS 'The Zarr group that holds it, below the store''s folder.';
+COMMENT ON COLUMN main.features.row IS 'Its row there.';
+COMMENT ON COLUMN main.features.extracted_at IS 'When it was committed, UTC.';
+
+COMMENT ON VIEW main.feature_sets IS 'One row a feature set and version.';
+COMMENT ON COLUMN main.feature_sets.name IS 'Its name.';
+COMMENT ON COLUMN main.feature_sets.version IS 'Its version.';
+COMMENT ON COLUMN main.feature_sets.backbone IS 'What makes it.';
+COMMENT ON COLUMN main.feature_sets.model_version IS 'SHA-256 of the weights.';
+COMMENT ON COLUMN main.feature_sets.layer IS 'The layer that is read.';
+COMMENT ON COLUMN main.feature_sets.facet IS 'query, key or value, where asked for.';
+COMMENT ON COLUMN main.feature_sets.pooler IS 'How tokens become a vector.';
+COMMENT ON COLUMN main.feature_sets.dim IS 'Width of the vector, or of one token.';
+COMMENT ON COLUMN main.feature_sets.shape IS 'Shape of a row.';
+COMMENT ON COLUMN main.feature_sets.dtype IS 'As stored.';
+COMMENT ON COLUMN main.feature_sets.vectors IS 'Samples that have a current vector.';
+COMMENT ON COLUMN main.feature_sets.patients IS 'Patients of those.';
+COMMENT ON COLUMN main.feature_sets.created_at IS 'When it was first asked for, UTC.';
+COMMENT ON COLUMN main.feature_sets.fingerprint IS 'SHA-256 of the configuration.';
+COMMENT ON COLUMN main.feature_sets.config IS 'Everything that makes its vectors what they are, as JSON.';
+COMMENT ON COLUMN main.feature_sets.run_id IS 'The run that first asked for it.';
+
+COMMENT ON VIEW main.coverage IS 'One row a patient, modality and feature set: what is extracted of what there is.';
+COMMENT ON COLUMN main.coverage.patient_id IS 'The patient.';
+COMMENT ON COLUMN main.coverage.modality IS 'The modality.';
+COMMENT ON COLUMN main.coverage.feature_set IS 'The feature set.';
+COMMENT ON COLUMN main.coverage.version IS 'Its version.';
+COMMENT ON COLUMN main.coverage.samples IS 'Samples of that patient and modality.';
+COMMENT ON COLUMN main.coverage.extracted IS 'Those that have a current vector.';
+
+COMMENT ON VIEW main.runs IS 'One row an invocation that made something.';
+COMMENT ON COLUMN main.runs.run_id IS 'Time, verb and four hex digits.';
+COMMENT ON COLUMN main.runs.kind IS 'ingest, ingest-table, split, extract, materialize.';
+COMMENT ON COLUMN main.runs.state IS 'running (or killed while it was), done, abandoned.';
+COMMENT ON COLUMN main.runs.started_at IS 'UTC.';
+COMMENT ON COLUMN main.runs.finished_at IS 'UTC.';
+COMMENT ON COLUMN main.runs.seconds IS 'From start to finish.';
+COMMENT ON COLUMN main.runs.done IS 'Samples or rows that it made.';
+COMMENT ON COLUMN main.runs.failed IS 'Inputs that failed in it.';
+COMMENT ON COLUMN main.runs.request IS 'What was asked for, as JSON.';
+COMMENT ON COLUMN main.runs.provenance IS 'argv, git commit, packages, plugins, device, …, as JSON.';
+
+COMMENT ON VIEW main.failures IS 'One row an input and run in which it failed.';
+COMMENT ON COLUMN main.failures.run_id IS 'The run.';
+COMMENT ON COLUMN main.failures.sample_key IS 'The sample.';
+COMMENT ON COLUMN main.failures.stage IS 'read, decode, transform or vector.';
+COMMENT ON COLUMN main.failures.error IS 'The kind of error.';
+COMMENT ON COLUMN main.failures.message IS 'What it said.';
+COMMENT ON COLUMN main.failures.failed_at IS 'UTC.';
+COMMENT ON COLUMN main.failures.resolved IS 'Whether the sample has its vectors by now.';
+COMMENT ON COLUMN main.failures.patient_id IS 'The sample''s patient.';
+COMMENT ON COLUMN main.failures.modality IS 'The sample''s modality.';
+COMMENT ON COLUMN main.failures.uri IS 'Where its bytes are.';
+
+COMMENT ON VIEW main.tables IS 'One row a training table and version.';
+COMMENT ON COLUMN main.tables.name IS 'Its name.';
+COMMENT ON COLUMN main.tables.version IS 'Its version.';
+COMMENT ON COLUMN main.tables.label IS 'Where its labels are from: label, or TABLE.COLUMN.';
+COMMENT ON COLUMN main.tables.scheme IS 'The split scheme.';
+COMMENT ON COLUMN main.tables.scheme_version IS 'The scheme''s version that was used.';
+COMMENT ON COLUMN main.tables.rows IS 'How many rows it has.';
+COMMENT ON COLUMN main.tables.path IS 'Its folder below the store''s: data.parquet, recipe.yaml, fitted.skops, report.json.';
+COMMENT ON COLUMN main.tables.data_hash IS 'SHA-256 of data.parquet.';
+COMMENT ON COLUMN main.tables.created_at IS 'UTC.';
+COMMENT ON COLUMN main.tables.recipe IS 'What was asked for, as JSON.';
+COMMENT ON COLUMN main.tables.report IS 'The alignment report, as JSON.';
+COMMENT ON COLUMN main.tables.run_id IS 'The run that made it.';
+
+COMMENT ON VIEW main.metrics IS 'Metrics of models that were trained on a table.';
+COMMENT ON COLUMN main.metrics.table IS 'The training table.';
+COMMENT ON COLUMN main.metrics.version IS 'Its version.';
+COMMENT ON COLUMN main.metrics.split IS 'The split that was measured.';
+COMMENT ON COLUMN main.metrics.metric IS 'Such as auc.';
+COMMENT ON COLUMN main.metrics.value IS 'Its value.';
+COMMENT ON COLUMN main.metrics.logged_at IS 'UTC.';
+
+COMMENT ON VIEW main.lineage IS 'One row a training table, input and run that contributed to it.';
+COMMENT ON COLUMN main.lineage.table IS 'The training table.';
+COMMENT ON COLUMN main.lineage.table_version IS 'Its version.';
+COMMENT ON COLUMN main.lineage.alias IS 'The input''s name in the table.';
+COMMENT ON COLUMN main.lineage.feature_set IS 'The feature set, for an input of vectors.';
+COMMENT ON COLUMN main.lineage.feature_set_version IS 'Its version.';
+COMMENT ON COLUMN main.lineage.tabular IS 'The tabular data set, for an input of columns.';
+COMMENT ON COLUMN main.lineage.modality IS 'The modality.';
+COMMENT ON COLUMN main.lineage.aggregation IS 'How a patient''s rows became one.';
+COMMENT ON COLUMN main.lineage.backbone IS 'What made the vectors.';
+COMMENT ON COLUMN main.lineage.model_version IS 'SHA-256 of the weights.';
+COMMENT ON COLUMN main.lineage.run_id IS 'A run whose vectors or rows are in the table.';
