@@ -1,4 +1,4 @@
-"""Write what is generated: docs/cli.md, docs/views.md and migrations/schema.sql. A test holds them true.
+"""Write what is generated: docs/, the README's part on the views, migrations/schema.sql. A test holds them true.
 
     python docs/generate.py
 """
@@ -44,6 +44,22 @@ def views_md() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def readme() -> str:
+    """The README with its part on the views written anew."""
+    text = (ROOT / "README.md").read_text()
+    start, end = "<!-- views: written by `make docs` -->\n", "<!-- end of views -->"
+    before, rest = text.split(start)
+    _, after = rest.split(end)
+    # A heading a view in docs/views.md; here each folds away.
+    _, *views = views_md().split("\n## ")
+    folded = []
+    for view in views:
+        name, _, body = view.partition("\n\n")
+        summary, _, table = body.partition("\n\n")
+        folded.append(f"<details><summary><code>{name}</code>: {summary}</summary>\n\n{table.strip()}\n\n</details>\n")
+    return before + start + "\n" + "\n".join(folded) + "\n" + end + after
+
+
 def cli_md() -> str:
     """The help of every command."""
     parts = ["# The command line", _help(cli.cli, "featstore")]
@@ -63,6 +79,7 @@ def _help(command: click.Command, name: str) -> str:
 def generated() -> dict[Path, str]:
     """File → what it should hold."""
     return {
+        ROOT / "README.md": readme(),
         ROOT / "docs" / "cli.md": cli_md(),
         ROOT / "docs" / "views.md": views_md(),
         ROOT / "migrations" / "schema.sql": migrations.schema_sql(),
