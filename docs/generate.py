@@ -1,6 +1,6 @@
 """Write what is generated: docs/, the README's part on the views, migrations/schema.sql. A test holds them true.
 
-    python docs/generate.py
+python docs/generate.py
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def views_md() -> str:
         "ever added. Beside these there is each table that `ingest-table` took in, under its own name, and in "
         '`featstore sql` (not in plain DuckDB) `vectors."<feature set>"` with `sample_key, patient_id, modality, '
         "split, site, label, vector`.",
-        'The same text is in the catalog: `select column_name, comment from duckdb_columns() where table_name = \'features\'`.',
+        "The same text is in the catalog: `select column_name, comment from duckdb_columns() where table_name = 'features'`.",
     ]
     views = connection.execute(
         "SELECT view_name, comment FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal ORDER BY 1"

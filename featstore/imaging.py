@@ -91,7 +91,7 @@ class ImageTransform:
                 )
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UsageError(f"image_size={self.image_size} isn't a height and a width of at least one pixel.")
-        if not 0 < self.crop_pct <= 4:
+        if not 0 < self.crop_pct <= min(self.image_size):  # timm has models above 1: they pad
             raise UsageError(f"crop_pct={self.crop_pct} isn't a share such as 0.875.")
         for name in ("mean", "std"):
             values = getattr(self, name)

@@ -6,6 +6,7 @@ unpacked on a Mac or on Windows. ``/ : @ = #`` belong to the grammars below and 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Self
@@ -17,7 +18,7 @@ _VERSIONED = re.compile(r"(?P<name>[^@]+)(?:@v(?P<version>[1-9][0-9]*))?")
 _INPUT = re.compile(r"(?:(?P<alias>[^=]+)=)?(?P<ref>[^/:=]+)(?:/(?P<modality>[^/:]+))?(?::(?P<agg>[^:]+))?")
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: str, what: str, *, hint: str = "") -> str:
     """Return ``name``, or raise :class:`UsageError` where it can't be a name.
 
     >>> check_name("a_r18", "feature set")
@@ -26,7 +27,8 @@ def check_name(name: str, what: str) -> str:
     if not _NAME.fullmatch(name) or len(name) > 128 or name.endswith("."):
         raise UsageError(
             f"{name!r} can't be the name of a {what}: a name starts with a letter or digit, goes on with "
-            "letters, digits, '_', '-' and '.', doesn't end with '.', and has at most 128 characters."
+            "letters, digits, '_', '-' and '.', doesn't end with '.', and has at most 128 characters.",
+            hint=hint,
         )
     return name
 
@@ -108,7 +110,9 @@ def parse_call(text: str) -> tuple[str, tuple[float, ...]]:
     try:
         args = tuple(float(a) for a in (match["args"] or "").split(",") if a.strip())
     except ValueError:
-        raise UsageError(f"The arguments of {text!r} must be numbers, such as gem(3).") from None
+        args = (math.nan,)
+    if not all(map(math.isfinite, args)):
+        raise UsageError(f"The arguments of {text!r} must be numbers, such as gem(3).")
     return match["name"], args
 
 

@@ -6,10 +6,12 @@ is ever loaded from inside a store.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from featstore import hookspecs
-from featstore.errors import NotFoundError, PluginError, did_you_mean
+from featstore.errors import FeatstoreError, NotFoundError, PluginError, did_you_mean
 from featstore.keys import parse_call
 from featstore.spec import (
     BackboneSpec,
@@ -77,6 +79,7 @@ class Plugins:
     manager: pluggy.PluginManager
     paths: tuple[str, ...] = ()
     providers: list[Provider] = field(default_factory=list)
+    _owners: dict[str, Provider] = field(default_factory=dict)
     _registered: dict[str, dict[str, Registered]] = field(default_factory=dict)
     _duplicates: dict[tuple[str, str], PluginError] = field(default_factory=dict)
 
@@ -100,30 +103,38 @@ class Plugins:
             plugins._add(Provider(entry.name, version, entry.value), entry.load, strict)
         for path in plugins.paths:
             # Somebody asked for this very plugin: to go on without it would be to do something else than asked.
-            plugins._add(Provider(Path(path).stem, "", path), lambda path=path: _import(path), strict=True)
+            plugins._add(Provider(Path(path).stem, "", path), functools.partial(_import, path), strict=True)
         plugins._collect(strict)
         return plugins
 
     def _add(self, provider: Provider, load: Callable[[], Any], strict: bool) -> None:
         self.providers.append(provider)
+        module = None
         try:
-            module = load()
-            if self.manager.register(module, name=provider.name) is None:
-                raise PluginError(f"the plugin {provider.name!r} is blocked or was registered twice")
-            implemented = self.manager.get_hookcallers(module) or []
+            loaded = load()
+            if as_name := self.manager.get_name(loaded):
+                raise PluginError(f"it is loaded already, as the plugin {as_name!r}")
+            if other := self._owners.get(provider.name):
+                raise PluginError(f"another plugin has this name: {other.origin}. One of the two must be renamed.")
+            module = loaded
+            self.manager.register(module, name=provider.name)
+            implemented = self.manager.get_hookcallers(module)
             if not implemented:
                 raise PluginError("it implements no hook: are its functions marked with @featstore.hookimpl?")
             known = {name for name in vars(hookspecs) if name.startswith("featstore_")}
             for caller in implemented:
                 if caller.name not in known:
-                    self.manager.unregister(module)
                     raise PluginError(f"unknown hook {caller.name!r}.{did_you_mean(caller.name, known)}")
+            self._owners[provider.name] = provider
         except (Exception, SystemExit) as error:
+            if module is not None and self.manager.get_name(module) == provider.name:
+                self.manager.unregister(module)  # all of it: half a plugin is harder to understand than none
             self._broken(provider, error, strict)
 
     @staticmethod
-    def _broken(provider: Provider, error: BaseException, strict: bool) -> None:
-        provider.error = f"{type(error).__name__}: {error}".splitlines()[0]
+    def _broken(provider: Provider, error: BaseException, strict: bool = False) -> None:
+        message = error.message if isinstance(error, FeatstoreError) else f"{type(error).__name__}: {error}"
+        provider.error = " ".join(message.split())
         if strict:
             raise PluginError(
                 f"The plugin {provider.name} ({provider.origin}) can't be used: {provider.error}",
@@ -131,16 +142,14 @@ class Plugins:
             ) from error
 
     def _collect(self, strict: bool) -> None:
-        by_name = {provider.name: provider for provider in self.providers}
         for kind, spec_type in KINDS.items():
             known = self._registered.setdefault(kind, {})
             for implementation in getattr(self.manager.hook, f"featstore_{kind}s").get_hookimpls():
-                provider = by_name[implementation.plugin_name]
+                provider = self._owners[implementation.plugin_name]
                 try:
                     specs = list(implementation.function())
                     for spec in specs:
-                        if not isinstance(spec, spec_type):
-                            raise PluginError(f"featstore_{kind}s gave {type(spec).__name__}, not {spec_type.__name__}")
+                        _check_type(spec, spec_type, f"featstore_{kind}s")
                 except (Exception, SystemExit) as error:
                     self._broken(provider, error, strict)
                     continue
@@ -168,14 +177,14 @@ class Plugins:
         provided: dict[str, list[str]] = {}
         for item in self.registered():
             provided.setdefault(item.provider, []).append(f"{item.kind} {item.name}")
-        for implementation in self.manager.hook.featstore_resolve_backbone.get_hookimpls():
-            provided.setdefault(implementation.plugin_name, []).append(f"backbone {implementation.plugin_name}:…")
+        for family in self._families():
+            provided.setdefault(family, []).append(f"backbone {family}:…")
         return [
             {
                 "plugin": p.name,
                 "version": p.version,
                 "origin": p.origin,
-                "provides": ", ".join(provided.get(p.name, [])),
+                "provides": ", ".join(provided.get(p.name, [])) if self._owners.get(p.name) is p else "",
                 "error": p.error,
             }
             for p in self.providers
@@ -186,13 +195,22 @@ class Plugins:
             raise self._duplicates[kind, name]
         if item := self._registered[kind].get(name):
             return item.spec
-        known = self._registered[kind]
+        known = sorted(self._registered[kind])
+        suggestion = did_you_mean(name, known)
+        if kind == "backbone":
+            families = [f"{family}:" for family in self._families()]
+            suggestion = suggestion or did_you_mean(f"{name.partition(':')[0]}:", families)
+            known += [f"{family}…" for family in families]
         broken = [p.name for p in self.providers if p.error]
         raise NotFoundError(
-            f"There is no {kind} {name!r}.{did_you_mean(name, known)}"
+            f"There is no {kind} {name!r}.{suggestion}"
             + (f" Plugins that could not be loaded: {', '.join(broken)}." if broken else ""),
-            hint=f"featstore ls plugins   (known: {', '.join(sorted(known)) or 'none'})",
+            hint=f"featstore ls plugins   (known: {', '.join(known) or 'none'})",
         )
+
+    def _families(self) -> list[str]:
+        implementations = self.manager.hook.featstore_resolve_backbone.get_hookimpls()
+        return sorted(implementation.plugin_name for implementation in implementations)
 
     def backbone(self, name: str) -> BackboneSpec:
         """The backbone of that name, listed or resolved from an open family (``timm:…``)."""
@@ -200,9 +218,15 @@ class Plugins:
             return self._get("backbone", name)  # type: ignore[no-any-return]
         found: list[tuple[str, BackboneSpec]] = []
         for implementation in self.manager.hook.featstore_resolve_backbone.get_hookimpls():
-            spec = implementation.function(name)
-            if spec is not None:
-                found.append((implementation.plugin_name, spec))
+            try:
+                spec = _call(implementation, name=name)
+                if spec is not None:
+                    _check_type(spec, BackboneSpec, "featstore_resolve_backbone")
+                    found.append((implementation.plugin_name, spec))
+            except Exception as error:
+                if isinstance(error, FeatstoreError) and not isinstance(error, PluginError):
+                    raise  # the provider knows the family, and says what is wrong with the name
+                self._broken(self._owners[implementation.plugin_name], error)
         if len(found) > 1:
             raise PluginError(f"The backbone {name!r} is offered by several plugins: {', '.join(p for p, _ in found)}.")
         return found[0][1] if found else self._get("backbone", name)
@@ -229,20 +253,14 @@ class Plugins:
 
     def reader(self, path: str) -> ReaderSpec:
         """The reader for a file, by the longest ending that matches, ignoring case."""
-        lower = path.lower()
-        matches = [
-            (len(suffix), item.spec)
-            for item in self.registered("reader")
-            for suffix in item.spec.suffixes
-            if lower.endswith(suffix)
-        ]
-        if not matches:
+        found = self._by_ending("reader", path)
+        if found is None:
             known = sorted({s for item in self.registered("reader") for s in item.spec.suffixes})
             raise NotFoundError(
-                f"No reader knows files that end like {Path(path).suffix or 'this one'!r}.",
+                f"No reader knows files that end like {Path(path).suffix or Path(path).name!r}.",
                 hint=f"known endings: {', '.join(known)}",
             )
-        return max(matches, key=lambda match: match[0])[1]
+        return found  # type: ignore[no-any-return]
 
     def reads(self, path: str) -> bool:
         """Whether some reader knows the file's ending."""
@@ -252,20 +270,39 @@ class Plugins:
 
     def exporter(self, path: Path) -> ExporterSpec:
         """The exporter for a file name, by its ending."""
-        for item in self.registered("exporter"):
-            if path.name.lower().endswith(item.spec.suffix):
-                return item.spec  # type: ignore[no-any-return]
-        known = sorted(item.spec.suffix for item in self.registered("exporter"))
-        raise NotFoundError(
-            f"No exporter writes files that end like {path.name!r}.{did_you_mean(path.suffix, known)}",
-            hint=f"end the name with one of: {', '.join(known)}",
-        )
+        found = self._by_ending("exporter", path.name)
+        if found is None:
+            known = sorted(item.spec.suffix for item in self.registered("exporter"))
+            raise NotFoundError(
+                f"No exporter writes files that end like {path.name!r}.{did_you_mean(path.suffix, known)}",
+                hint=f"end the name with one of: {', '.join(known)}",
+            )
+        return found  # type: ignore[no-any-return]
+
+    def _by_ending(self, kind: str, path: str) -> Any:
+        lower, found = path.lower(), {}
+        for item in self.registered(kind):
+            suffixes = item.spec.suffixes if kind == "reader" else (item.spec.suffix,)
+            if matching := [suffix for suffix in suffixes if lower.endswith(suffix)]:
+                found[item.name] = max(map(len, matching))
+        best = [name for name in found if found[name] == max(found.values())]
+        if len(best) > 1:
+            who = " and ".join(f"{name!r} of {self._registered[kind][name].provider}" for name in best)
+            raise PluginError(
+                f"Several {kind}s claim files that end like {Path(path).suffix!r}: {who}.",
+                hint="uninstall one of the plugins; see: featstore plugins",
+            )
+        return self._get(kind, best[0]) if best else None
 
     def provenance(self, kind: str) -> dict[str, Json]:
-        """The facts that plugins add to a run."""
+        """The facts that plugins add to a run. A plugin that fails here is recorded as failing, and stops nothing."""
         facts: dict[str, Json] = {}
         for implementation in self.manager.hook.featstore_provenance.get_hookimpls():
-            facts[implementation.plugin_name] = dict(implementation.function(kind))
+            try:
+                told = json.loads(json.dumps(dict(_call(implementation, kind=kind)), allow_nan=False))
+            except Exception as error:
+                told = {"error": f"{type(error).__name__}: {error}"}
+            facts[implementation.plugin_name] = told
         return facts
 
     def versions(self) -> Iterator[tuple[str, str]]:
@@ -273,6 +310,16 @@ class Plugins:
         for provider in self.providers:
             if not provider.error:
                 yield provider.name, provider.version or provider.origin
+
+
+def _call(implementation: pluggy.HookImpl, **arguments: str) -> Any:
+    """Call one plugin's function with those arguments that it takes, as pluggy does."""
+    return implementation.function(*(arguments[name] for name in implementation.argnames))
+
+
+def _check_type(spec: object, wanted: type, hook: str) -> None:
+    if not isinstance(spec, wanted):
+        raise PluginError(f"{hook} gave {type(spec).__name__}, not {wanted.__name__}")
 
 
 def _import(path: str) -> ModuleType:

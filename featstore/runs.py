@@ -11,9 +11,10 @@ import fcntl
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from featstore.errors import BusyError
-from featstore.files import fsync, read_json, write_json
+from featstore.files import fsync, read_json, replacing, write_json
 from featstore.plugins import Plugins
 
 if TYPE_CHECKING:
@@ -31,6 +32,19 @@ _PACKAGES = (
     "duckdb", "featstore", "numpy", "open_clip_torch", "pandas", "pillow", "pyarrow", "scikit-learn", "skops",
     "tifffile", "timm", "torch", "torchvision", "zarr",
 )  # fmt: skip
+
+
+#: Locks that this process holds. A forked child shares them, so that a loader worker which outlives its killed parent
+#: by a few seconds would keep the run from being taken over. The child closes its own copy, which unlocks nothing.
+_locks: set[int] = set()
+
+
+def _let_go() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def utc_now() -> datetime:
@@ -63,6 +77,23 @@ class RunFolder:
         fsync(path.parent)
         return cls(path)
 
+    @classmethod
+    @contextlib.contextmanager
+    def creating(cls, store: Path, kind: str) -> Iterator[Callable[[], RunFolder]]:
+        """Give a function that makes a run's folder. If the block fails, the folder goes again: nothing happened."""
+        made: list[RunFolder] = []
+
+        def create() -> RunFolder:
+            made.append(cls.create(store, kind))
+            return made[-1]
+
+        try:
+            yield create
+        except BaseException:
+            for run in made:
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
+
     def record(self, **facts: Any) -> None:
         """Add facts to ``run.json``, atomically."""
         write_json(self.path / "run.json", self.facts() | facts)
@@ -76,8 +107,6 @@ class RunFolder:
         """Keep rows as ``<name>.parquet``, atomically."""
         import pyarrow.parquet as pq
 
-        from featstore.files import replacing
-
         with replacing(self.path / f"{name}.parquet") as temporary:
             pq.write_table(rows, temporary, compression="zstd")
 
@@ -88,13 +117,14 @@ class RunFolder:
         return pq.read_table(self.path / f"{name}.parquet")
 
     @contextlib.contextmanager
-    def locked(self) -> Any:
+    def locked(self) -> Iterator[None]:
         """Hold the run's lock: it tells everyone that the run is alive, and dies with the process.
 
         Raises:
             BusyError: another process holds it.
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        _locks.add(descriptor)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,7 +132,9 @@ class RunFolder:
                 raise BusyError(f"The run {self.run_id} is being worked on by another process.") from None
             yield
         finally:
-            os.close(descriptor)
+            if descriptor in _locks:
+                _locks.remove(descriptor)
+                os.close(descriptor)
 
     def alive(self) -> bool:
         """Whether some process holds the run's lock."""

@@ -231,7 +231,8 @@ class ExporterSpec:
         suffix: the ending that picks it, ``".parquet"``.
         write: ``write(path, schema, batches, wide=…)``: stream Arrow record batches into ``path``. Vector columns
             are fixed-size lists of float32; ``wide`` asks for one column per feature (``fused_0``, …). It must
-            hold at most a few batches at a time, and needn't care for atomicity: featstore renames when it returns.
+            hold at most a few batches at a time. It may write more files beside ``path`` (an index); featstore gives it
+            an empty folder, and moves all that it made into place when it returns.
     """
 
     name: str

@@ -45,7 +45,8 @@ def assign(patients: Sequence[str], ratios: Mapping[str, float], seed: int) -> d
     ['train', 'train', 'val', 'val']
     """
     order = sorted(patients, key=lambda p: (hashlib.sha256(f"{seed}\0{p}".encode()).digest(), p))
-    exact = {name: Fraction(str(ratio)) * len(order) for name, ratio in ratios.items()}
+    shares = {name: Fraction(str(ratio)) for name, ratio in ratios.items()}
+    exact = {name: share / sum(shares.values()) * len(order) for name, share in shares.items()}
     counts = {name: math.floor(value) for name, value in exact.items()}
     # Whoever was rounded down most gets the next patient; ties go by the order in which the ratios were given.
     by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
@@ -61,7 +62,7 @@ def check_ratios(ratios: Mapping[str, float]) -> None:
         check_name(name, "split")
         if not (math.isfinite(ratio) and 0 < ratio <= 1):
             raise UsageError(f"The ratio of {name!r} must be above 0 and at most 1, not {ratio:g}.")
-    if sum(Fraction(str(r)) for r in ratios.values()) != 1:
+    if abs(sum(ratios.values()) - 1) > 1e-9:  # 1/3 + 1/3 + 1/3 isn't 1 to the last bit
         written = " + ".join(f"{r:g}" for r in ratios.values())
         raise UsageError(f"The ratios sum to {sum(ratios.values()):g} ({written}), not to 1.")
 
@@ -105,7 +106,7 @@ def split_patients(
         "ratios": dict(ratios), "stratify": stratify, "holdout": holdout, "holdout_as": holdout_as,
         "require_modalities": list(require_modalities), "seed": seed,
     }  # fmt: skip
-    with catalog_file.write() as connection:
+    with RunFolder.creating(store, "split") as create_run, catalog_file.write() as connection:
         rows = catalog.candidates(connection).to_pylist()
         chosen, left_out = _having(rows, require_modalities)
         if not chosen:
@@ -117,7 +118,7 @@ def split_patients(
         splits = {row["patient_id"]: holdout_as for row in chosen if row["patient_id"] in held}
         for members in strata.values():
             splits |= assign(members, ratios, seed)
-        run = RunFolder.create(store, "split")
+        run = create_run()
         facts = {
             "kind": "split", "state": "done", "started_at": utc_now().isoformat(),
             "request": {"scheme": scheme} | recipe, "provenance": provenance("split", plugins),
@@ -126,7 +127,7 @@ def split_patients(
         version = catalog.put(connection, scheme, table, recipe, run.run_id, facts, replace=replace)
         run.save_rows("splits", table)
         run.record(**facts)
-    counts: dict[str, dict[str, int]] = {name: {} for name in [*ratios, *([holdout_as] if held else [])]}
+    counts: dict[str, dict[str, int]] = {name: {} for name in [*ratios, *([] if holdout is None else [holdout_as])]}
     for row in chosen:
         within = counts[splits[row["patient_id"]]]
         within[_stratum(row, stratify)] = within.get(_stratum(row, stratify), 0) + 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog import sandbox
+from featstore.catalog import listings, sandbox
 from featstore.catalog.connection import CONFIG, Catalog, first
-from featstore.errors import ConflictError, CorruptError, NotFoundError, SetupError, UsageError, did_you_mean
+from featstore.errors import ConflictError, CorruptError, NotFoundError, SetupError
 from featstore.files import fsync, write_atomic
 from featstore.ingest.layout import LabelType
 from featstore.keys import Ref
@@ -29,13 +29,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 CONFIG_NAME = "featstore.toml"
 ENVIRONMENT = "FEATSTORE_STORE"
-#: What `ls` lists: noun → the query.
-LISTS: Mapping[str, str] = {
-    "features": "SELECT name, version, backbone, pooler, dim, dtype, vectors, patients, created_at FROM feature_sets ORDER BY name, version",
-    "runs": "SELECT run_id, kind, state, done, failed, seconds, started_at FROM runs ORDER BY started_at, run_id",
-    "tables": 'SELECT name, version, "rows", label, scheme, created_at, path FROM tables ORDER BY name, version',
-    "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY sample_key",
-}
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path:
@@ -58,6 +51,23 @@ def find(path: str | os.PathLike[str] | None = None) -> Path:
         "No store was named, and no parent folder is one.",
         hint=f"featstore init ./store; export {ENVIRONMENT}=./store   (or --store ./store)",
     )
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """What a ``featstore.toml`` says, checked."""
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # not there, not text, not TOML
+        raise CorruptError(f"{file} can't be read: {error}.", hint="restore it from a backup") from error
+    if settings.get("format") != FORMAT:
+        raise CorruptError(
+            f"{file.parent} has the format {settings.get('format')!r}; this featstore reads {FORMAT}.",
+            hint="pip install --upgrade featstore",
+        )
+    wait_s = settings.get("wait_s", 60)
+    if isinstance(wait_s, bool) or not isinstance(wait_s, (int, float)) or not wait_s >= 0:
+        raise CorruptError(f"{file} gives wait_s = {wait_s!r}.", hint="write a number of seconds, such as 60")
+    return settings
 
 
 def init(path: str | os.PathLike[str]) -> Store:
@@ -122,17 +132,7 @@ class Store:
         self.path = Path(path).resolve()
         self._plugin_paths, self._strict = tuple(plugins), strict_plugins
         self._plugins: Plugins | None = None
-        try:
-            settings = tomllib.loads((self.path / CONFIG_NAME).read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise CorruptError(
-                f"{self.path / CONFIG_NAME} can't be read: {error}.", hint="restore it from a backup"
-            ) from error
-        if settings.get("format") != FORMAT:
-            raise CorruptError(
-                f"{self.path} has the format {settings.get('format')!r}; this featstore reads {FORMAT}.",
-                hint="pip install --upgrade featstore",
-            )
+        settings = _settings(self.path / CONFIG_NAME)
         self.catalog = Catalog(self.path / "catalog.duckdb", wait_s=float(settings.get("wait_s", 60)))
 
     def __repr__(self) -> str:
@@ -236,14 +236,11 @@ class Store:
 
         Args:
             resolved: also those that have been mended since.
+
+        Raises:
+            NotFoundError: no such run.
         """
-        run = "NULL" if run_id is None else _literal(run_id)
-        return self.sql(
-            "SELECT sample_key, stage, error, message, count(*) OVER same AS attempts, failed_at, run_id, resolved, uri "
-            f"FROM failures WHERE ({run} IS NULL OR run_id = {run}) AND ({resolved} OR NOT resolved) "
-            "WINDOW same AS (PARTITION BY sample_key) "
-            "QUALIFY row_number() OVER (PARTITION BY sample_key ORDER BY failed_at DESC) = 1 ORDER BY sample_key"
-        )
+        return listings.errors(self.catalog, run_id, resolved=resolved)
 
     # ---------------------------------------------------------------------------------- training tables
     def materialize(
@@ -338,12 +335,7 @@ class Store:
 
         if noun == "plugins":
             return pa.Table.from_pylist(self.plugins.describe())
-        if noun not in LISTS:
-            raise UsageError(
-                f"There is no list of {noun!r}.{did_you_mean(noun, [*LISTS, 'plugins'])}",
-                hint=f"one of: {', '.join(LISTS)}, plugins",
-            )
-        return self.sql(LISTS[noun])
+        return listings.ls(self.catalog, noun)
 
     def show(self, name: str) -> dict[str, Any]:
         """Everything about one feature set, training table, run, tabular data set, split scheme or sample.
@@ -351,48 +343,13 @@ class Store:
         Raises:
             NotFoundError: nothing is called so, with a suggestion.
         """
-        base = name.partition("@")[0]
-        literal, version = _literal(base), Ref.parse(name).version if "@" in name else None
-        of_version = "true" if version is None else f"version = {version}"
-        queries = {
-            "feature set": f"SELECT * FROM feature_sets WHERE name = {literal} AND {of_version} ORDER BY version DESC LIMIT 1",
-            "training table": f"SELECT * FROM tables WHERE name = {literal} AND {of_version} ORDER BY version DESC LIMIT 1",
-            "run": f"SELECT * FROM runs WHERE run_id = {literal}",
-            "table": f'SELECT name, row_count AS "rows", run FROM core.tabular WHERE name = {literal}',
-            "split scheme": f"SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = {literal} GROUP BY ALL ORDER BY 2",
-            "sample": f"SELECT * FROM samples WHERE sample_key = {_literal(name)}",
-        }
-        found = {kind: rows for kind, query in queries.items() if (rows := self.sql(query).to_pylist())}
-        if not found:
-            names = self.sql(
-                "SELECT name FROM feature_sets UNION SELECT name FROM tables UNION SELECT run_id FROM runs"
-            ).column(0)
-            raise NotFoundError(
-                f"Nothing here is called {name!r}.{did_you_mean(base, names.to_pylist())}",
-                hint="featstore ls features",
-            )
-        return {kind: rows[0] if len(rows) == 1 else rows for kind, rows in found.items()}
+        return listings.show(self.catalog, name)
 
     def status(self) -> dict[str, Any]:
         """Counts of everything, unfinished runs and unresolved failures."""
-        counts = self.sql(
-            "SELECT (SELECT count(*) FROM patients) AS patients, (SELECT count(*) FROM samples) AS samples, "
-            "(SELECT count(*) FROM feature_sets) AS feature_sets, (SELECT coalesce(sum(vectors), 0)::BIGINT FROM feature_sets) AS vectors, "
-            "(SELECT count(*) FROM tables) AS tables, (SELECT count(*) FROM runs) AS runs, "
-            "(SELECT count(DISTINCT sample_key) FROM failures WHERE NOT resolved) AS failed_inputs"
-        ).to_pylist()[0]
-        running = self.sql("SELECT run_id, done, failed FROM runs WHERE state = 'running' ORDER BY run_id").to_pylist()
-        return {
-            "store": str(self.path),
-            **counts,
-            "modalities": self.sql(
-                "SELECT modality, count(DISTINCT patient_id) AS patients, count(*) AS samples FROM samples GROUP BY 1 ORDER BY 1"
-            ).to_pylist(),
-            "splits": self.sql(
-                "SELECT scheme, split, count(*) AS patients FROM splits GROUP BY ALL ORDER BY ALL"
-            ).to_pylist(),
-            "unfinished": [run | self._liveness(run["run_id"]) for run in running],
-        }
+        facts = {"store": str(self.path), **listings.status(self.catalog)}
+        facts["unfinished"] = [run | self._liveness(run["run_id"]) for run in facts["unfinished"]]
+        return facts
 
     def _liveness(self, run_id: str) -> dict[str, Any]:
         from featstore.extract import journal
@@ -429,13 +386,9 @@ class Store:
 
     def _absorb(self) -> None:
         """Take in what killed extractions have finished: every writing verb begins with it."""
-        from featstore.extract.run import absorb_dead_runs
+        from featstore.extract import absorb_dead_runs
 
         absorb_dead_runs(self.path, self.catalog)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 __all__ = ["Store", "find", "init", "open"]

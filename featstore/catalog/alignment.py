@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from featstore.catalog.feature_sets import FeatureSet
 
 
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "BOOLEAN"}
+_FLOATS = {"FLOAT", "DOUBLE"}
+
+
 @dataclass(frozen=True, slots=True)
 class VectorInput:
     """One input that is made of vectors."""
@@ -25,6 +30,17 @@ class VectorInput:
     feature_set: FeatureSet
     modality: str | None
     aggregated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LabelColumn:
+    """A label that a tabular data set gives instead of the patients' own."""
+
+    table: str
+    column: str
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.column}"
 
 
 @dataclass(slots=True)
@@ -51,14 +67,14 @@ def align(
     *,
     scheme: int | None,
     scheme_name: str | None,
-    label: str,
+    label: LabelColumn | None,
     join: str,
     chosen: pa.Table | None,
 ) -> Alignment:
     """Line up the inputs' vectors and the tables' rows by patient.
 
     Args:
-        label: ``label`` or ``TABLE.COLUMN``; patients without a value are left out.
+        label: None for the patients' own; patients without a value are left out.
         join: ``inner``, ``left`` or ``outer``.
         chosen: a table of ``sample_key`` to keep to, or None for all.
 
@@ -72,7 +88,7 @@ def align(
     for name in tables:
         report["tables"][name] = _look_at_table(connection, name)
     _candidates(connection, inputs, scheme, label)
-    _lose_patients(connection, inputs, tables, scheme_name, label, join, report)
+    _lose_patients(connection, inputs, tables, scheme_name, str(label or "label"), join, report)
     patients = arrow(connection, "SELECT patient_id, split, label, label_type FROM aligned ORDER BY patient_id")
     if not patients.num_rows:
         lost = "; ".join(f"{item['patients']} {item['reason']}" for item in report["lost"])
@@ -103,9 +119,9 @@ def _gather_input(
     """Make ``input_<position>`` of an input's current vectors, and check that it is one row a patient, or can be."""
     name = f"input_{position}"
     query = (
-        f"CREATE TEMP TABLE {name} AS SELECT s.patient, s.modality, s.sample_key, v.segment, v.row FROM core.vector v "
-        "JOIN core.sample s ON s.id = v.sample AND s.content = v.content WHERE v.feature_set = $feature_set "
-        "AND ($modality IS NULL OR s.modality = $modality)"
+        f"CREATE TEMP TABLE {name} AS SELECT s.id, s.patient, s.modality, s.sample_key, v.segment, v.row "
+        "FROM core.vector v JOIN core.sample s ON s.id = v.sample AND s.content = v.content "
+        "WHERE v.feature_set = $feature_set AND ($modality IS NULL OR s.modality = $modality)"
     )
     parameters = {"feature_set": item.feature_set.id, "modality": item.modality}
     if chosen is None:
@@ -133,24 +149,38 @@ def _gather_input(
     if len(modalities) > 1:
         raise ConflictError(
             f"The input {item.alias!r} would mix modalities: {item.feature_set} has {', '.join(modalities)}.",
-            hint=f"name one: --input {item.alias}={item.feature_set.name}/{modalities[0]}…",
+            hint=f"name one: --input {item.alias}={item.feature_set}/{modalities[0]}:mean",
         )
     if not item.aggregated and samples > patients:
         raise ConflictError(
             f"The input {item.alias!r} has several rows of a patient: {samples} of {patients} patients.",
-            hint=f"say how they become one: --input {item.alias}={item.feature_set.name}:mean",
+            hint=f"say how they become one: --input {item.alias}={item.feature_set}/{modalities[0]}:mean",
         )
-    failed = first(
-        connection.execute(
-            "SELECT count(DISTINCT f.sample) FROM core.failure f JOIN core.segment g ON g.run = f.run "
-            "JOIN core.sample s ON s.id = f.sample WHERE g.feature_set = ? AND f.resolved_at IS NULL AND s.modality = ?",
-            [item.feature_set.id, modalities[0]],
-        )
-    )
+    failed, pending = _lacking(connection, name, item.feature_set.id, modalities[0], chosen)
     return {
         "feature_set": str(item.feature_set), "modality": modalities[0], "samples": samples, "patients": patients,
-        "failed_samples": failed[0] if failed else 0,
+        "failed_samples": failed, "pending_samples": pending,
     }  # fmt: skip
+
+
+def _lacking(
+    connection: duckdb.DuckDBPyConnection, name: str, feature_set: int, modality: str, chosen: pa.Table | None
+) -> tuple[int, int]:
+    """How many samples of an input's modality have no current vector: failed ones, and those not extracted (again)."""
+    keys = chosen if chosen is not None else arrow(connection, "SELECT sample_key FROM core.sample WHERE false")
+    with registered(connection, chosen=keys):
+        counts = first(
+            connection.execute(
+                "SELECT count(*) FILTER (failed), count(*) FILTER (NOT failed) FROM (SELECT s.id IN ("
+                "SELECT f.sample FROM core.failure f JOIN core.segment g ON g.run = f.run JOIN core.sample o "
+                "ON o.id = f.sample AND o.content = f.content WHERE f.resolved_at IS NULL "
+                "AND g.feature_set = $feature_set) AS failed FROM core.sample s "
+                f"WHERE s.modality = $modality AND s.id NOT IN (SELECT id FROM {name}) "
+                "AND ($every OR s.sample_key IN (SELECT sample_key FROM chosen)))",
+                {"feature_set": feature_set, "modality": modality, "every": chosen is None},
+            )
+        )
+    return counts or (0, 0)
 
 
 def _look_at_table(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
@@ -168,20 +198,22 @@ def _look_at_table(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str
 
 
 def _candidates(
-    connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput], scheme: int | None, label: str
+    connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput], scheme: int | None, label: LabelColumn | None
 ) -> None:
     """Make ``candidates``: every patient of any input, with split and label."""
     union = " UNION ".join(f"SELECT DISTINCT patient FROM input_{i}" for i in range(len(inputs)))
     value, kind, source = "p.label", "p.label_type", ""
-    if label != "label":
-        table, column = label.split(".", 1)
-        quoted = f"t.{identifier(column)}"
-        value = f"CASE WHEN typeof({quoted}) = 'BOOLEAN' THEN TRY_CAST({quoted} AS INTEGER)::VARCHAR ELSE {quoted}::VARCHAR END"
-        kind = (
-            f"CASE WHEN typeof({quoted}) IN ('BIGINT', 'INTEGER', 'BOOLEAN') THEN 'int' "
-            f"WHEN typeof({quoted}) IN ('DOUBLE', 'FLOAT') THEN 'float' ELSE 'str' END"
-        )
-        source = f'LEFT JOIN tabular."{table}" t ON t.patient_id = p.patient_id'
+    if label is not None:
+        column = f"t.{identifier(label.column)}"
+        row = first(connection.execute(f'SELECT typeof(any_value({column})) FROM tabular."{label.table}" t'))
+        type_ = row[0] if row else "VARCHAR"
+        kind = "'int'" if type_ in _INTEGERS else "'float'" if type_ in _FLOATS else "'str'"
+        value = f"{column}::VARCHAR"
+        if type_ == "BOOLEAN":
+            value = f"{column}::INTEGER::VARCHAR"
+        elif type_ in _FLOATS:  # NaN is no value either
+            value = f"CASE WHEN isnan({column}) THEN NULL ELSE {column}::VARCHAR END"
+        source = f'LEFT JOIN tabular."{label.table}" t ON t.patient_id = p.patient_id'
     connection.execute(
         f"CREATE TEMP TABLE candidates AS SELECT p.id AS patient, p.patient_id, x.split, {value} AS label, "
         f"CASE WHEN {value} IS NULL THEN NULL ELSE {kind} END AS label_type FROM core.patient p "
@@ -217,7 +249,8 @@ def _lose_patients(
     for reason, condition in conditions:
         lost = first(
             connection.execute(
-                f"SELECT count(*), list(patient_id ORDER BY patient_id)[:5] FROM candidates WHERE ({kept}) AND NOT ({condition})"
+                "SELECT count(*), list(patient_id ORDER BY patient_id)[:5] FROM candidates "
+                f"WHERE ({kept}) AND NOT ({condition})"
             )
         )
         if lost and lost[0]:
@@ -233,7 +266,7 @@ def _check_splits(patients: pa.Table) -> None:
     """The catalog's key makes this impossible; a table that leaked would be worth a second look all the same."""
     ids = patients.column("patient_id").to_pylist()
     if len(set(ids)) < len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
+        twice = sorted(i for i, count in Counter(ids).items() if count > 1)[:5]
         raise LeakageError(
             f"Patients stand in more than one split: {', '.join(twice)}.",
             hint="restore the catalog from a backup",

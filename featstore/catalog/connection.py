@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,10 +69,11 @@ class Catalog:
         """A read-only connection: any number of processes at once.
 
         Raises:
+            NotFoundError: the file is missing. CorruptError: it is damaged.
             BusyError: a writer held the catalog for longer than ``wait_s``.
             MigrationError: the catalog and the code don't fit each other.
         """
-        with exclusive(self.path):
+        with exclusive(self.path), explaining(self.path):
             connection = self._open(read_only=True, wait_s=self.wait_s)
             try:
                 self.check(connection)
@@ -86,8 +87,11 @@ class Catalog:
 
         Args:
             wait_s: another bound than the catalog's own, for callers that have something better to do.
+
+        Raises:
+            as :meth:`read` does; SetupError: the disk is full.
         """
-        with exclusive(self.path):
+        with exclusive(self.path), explaining(self.path):
             connection = self._open(read_only=False, wait_s=self.wait_s if wait_s is None else wait_s)
             try:
                 self.check(connection)
@@ -108,21 +112,33 @@ class Catalog:
     def _open(self, *, read_only: bool, wait_s: float) -> duckdb.DuckDBPyConnection:
         import duckdb
 
-        if not self.path.is_file():
-            raise NotFoundError(f"The catalog {self.path} is missing.", hint="restore it from a backup")
         path = str(self.path)
         return retry_busy(lambda: duckdb.connect(path, read_only=read_only, config=CONFIG), self.path, wait_s)
 
 
-def retry_busy(connect: Any, path: Path, wait_s: float) -> Any:
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Say what is wrong where a damaged file or a full disk shows only in the middle of the work."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.IOException, duckdb.FatalException) as error:
+        raise _explain(error, path) from error
+
+
+def retry_busy(connect: Callable[[], T], path: Path, wait_s: float) -> T:
     """Call ``connect`` until no other process holds the catalog; announce the wait, and bound it.
 
     Raises:
+        NotFoundError: there is no such file.
         BusyError: it was still held after ``wait_s`` seconds.
         CorruptError: the file isn't a DuckDB database, or is damaged.
     """
     import duckdb
 
+    if not path.is_file():
+        raise NotFoundError(f"The catalog {path} is missing.", hint="restore it from a backup")
     start, announced, pause = time.monotonic(), False, 0.02
     while True:
         try:
@@ -156,13 +172,16 @@ def _is_busy(error: Exception, text: str) -> bool:
 
 
 def _explain(error: Exception, path: Path) -> Exception:
-    text = str(error).splitlines()[0]
+    text = str(error)
     if "ermission denied" in text or "Read-only file system" in text:
-        return SetupError(f"The catalog {path} can't be opened: {text}", hint="check the folder's owner and mode")
+        return SetupError(
+            f"The catalog {path} can't be opened: {text.splitlines()[0]}", hint="check the folder's owner and mode"
+        )
     if "No space left" in text:
         return SetupError(f"The disk that holds {path} is full.", hint="free some space, then run it again")
     return CorruptError(
-        f"The catalog {path} can't be read as a DuckDB 2 database: {text}", hint="restore it from a backup"
+        f"The catalog {path} can't be read as a DuckDB 2 database: {text.splitlines()[0]}",
+        hint="restore it from a backup",
     )
 
 

@@ -57,6 +57,11 @@ def find(connection: duckdb.DuckDBPyConnection, name: str, fingerprint: str) -> 
     return _one(row) if row else None
 
 
+def exists(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    """Whether ``name`` has any version."""
+    return first(connection.execute("SELECT 1 FROM core.feature_set WHERE name = ? LIMIT 1", [name])) is not None
+
+
 def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> FeatureSet:
     """A feature set at the version asked for, else at its latest.
 
@@ -96,7 +101,8 @@ def add(
         "RETURNING id, name, version, fingerprint, shape, dtype",
         {
             "name": name, "fingerprint": fingerprint, "config": json.dumps(config), "shape": list(shape), "run": run,
-            "created_at": created_at, **{k: config[k] for k in ("backbone", "weights", "layer", "facet", "pooler", "dtype")},
+            "created_at": created_at,
+            **{k: config[k] for k in ("backbone", "weights", "layer", "facet", "pooler", "dtype")},
         },
     ))  # fmt: skip
     assert row
@@ -109,7 +115,8 @@ def add_segment(
     """Add a segment; returns its id. ``path`` is relative to the store."""
     row = first(
         connection.execute(
-            "INSERT INTO core.segment SELECT coalesce((SELECT max(id) FROM core.segment), 0) + 1, ?, ?, ?, ?, ? RETURNING id",
+            "INSERT INTO core.segment SELECT coalesce((SELECT max(id) FROM core.segment), 0) + 1, ?, ?, ?, ?, ? "
+            "RETURNING id",
             [feature_set, run, path, size, chunk_rows],
         )
     )

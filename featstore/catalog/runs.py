@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.connection import arrow, first
+from featstore.catalog.connection import first
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
 
 def add_run(
@@ -27,7 +26,8 @@ def add_run(
         None if facts["state"] == "running" else datetime.fromisoformat(facts.get("finished_at", facts["started_at"]))
     )
     row = first(connection.execute(
-        "INSERT INTO core.run SELECT coalesce((SELECT max(id) FROM core.run), 0) + 1, ?, ?, ?, ?, ?, ?, 0, ?, ? RETURNING id",
+        "INSERT INTO core.run SELECT coalesce((SELECT max(id) FROM core.run), 0) + 1, ?, ?, ?, ?, ?, ?, 0, ?, ? "
+        "RETURNING id",
         [
             run_id, facts["kind"], facts["state"], started, finished, done,
             json.dumps(facts.get("request")), json.dumps(facts.get("provenance")),
@@ -42,6 +42,30 @@ def finish_run(connection: duckdb.DuckDBPyConnection, run: int, state: str, fini
     connection.execute("UPDATE core.run SET state = ?, finished_at = ? WHERE id = ?", [state, finished_at, run])
 
 
-def open_runs(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Extractions that are not finished, alive or dead: ``id, run_id``, oldest first."""
-    return arrow(connection, "SELECT id, run_id FROM core.run WHERE state = 'running' ORDER BY id")
+def exists(connection: duckdb.DuckDBPyConnection, run_id: str) -> bool:
+    """Whether there is such a run."""
+    return first(connection.execute("SELECT 1 FROM core.run WHERE run_id = ?", [run_id])) is not None
+
+
+def open_runs(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
+    """Extractions that are not finished, alive or dead: id and run_id, oldest first."""
+    return connection.execute("SELECT id, run_id FROM core.run WHERE state = 'running' ORDER BY id").fetchall()
+
+
+def failed_inputs(connection: duckdb.DuckDBPyConnection, run_id: str | None) -> dict[str, list[str]]:
+    """The unresolved failures, of one run or of all: run_id → sample keys.
+
+    An input that failed in several runs of the same feature sets is listed under the last of them.
+    """
+    rows = connection.execute(
+        "WITH made AS (SELECT run, list_sort(list(feature_set)) AS sets FROM core.segment GROUP BY run) "
+        "SELECT arg_max(r.run_id, r.id) AS run_id, s.sample_key FROM core.failure f "
+        "JOIN core.run r ON r.id = f.run JOIN core.sample s ON s.id = f.sample JOIN made m ON m.run = f.run "
+        "WHERE f.resolved_at IS NULL AND ($run_id IS NULL OR r.run_id = $run_id) "
+        "GROUP BY s.sample_key, m.sets ORDER BY ALL",
+        {"run_id": run_id},
+    ).fetchall()
+    by_run: dict[str, list[str]] = {}
+    for run, key in rows:
+        by_run.setdefault(run, []).append(key)
+    return by_run

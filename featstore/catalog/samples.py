@@ -103,7 +103,8 @@ def compare(connection: duckdb.DuckDBPyConnection, rows: pa.Table, dataset: str,
             changed=changed,
             unchanged=unchanged,
             patients_added=count(
-                "SELECT count(DISTINCT patient_id) FROM incoming WHERE patient_id NOT IN (SELECT patient_id FROM core.patient)"
+                "SELECT count(DISTINCT patient_id) FROM incoming "
+                "WHERE patient_id NOT IN (SELECT patient_id FROM core.patient)"
             ),
             missing=count(
                 "SELECT count(*) FROM core.sample s JOIN core.dataset d ON d.id = s.dataset "
@@ -199,7 +200,11 @@ def _add_splits(connection: duckdb.DuckDBPyConnection, run: int) -> None:
 # ----------------------------------------------------------------------------------------------- checks
 def _check_dataset(connection: duckdb.DuckDBPyConnection, dataset: str, root: str) -> None:
     row = first(connection.execute("SELECT name, root FROM core.dataset WHERE lower(name) = lower(?)", [dataset]))
-    if row and (row[1] != root or row[0] != dataset):
+    if row and row[0] != dataset:
+        raise ConflictError(
+            f"There is a data set {row[0]!r}: names differ by more than case.", hint=f"--dataset {row[0]}"
+        )
+    if row and row[1] != root:
         raise ConflictError(
             f"The data set {row[0]!r} is that of {row[1]}, not of {root}.",
             hint="give this one another name: --dataset NAME",
@@ -249,8 +254,9 @@ def _check_patients(connection: duckdb.DuckDBPyConnection, checks: Checks) -> No
         _refuse(
             connection,
             "SELECT patient_id, array_to_string(list_sort(list(DISTINCT site)), ' and ') FROM (SELECT patient_id, site "
-            "FROM incoming UNION ALL SELECT p.patient_id, s.site FROM core.sample s JOIN core.patient p ON p.id = s.patient "
-            "WHERE p.patient_id IN (SELECT patient_id FROM incoming WHERE sample_key NOT IN (SELECT sample_key FROM core.sample))) "
+            "FROM incoming UNION ALL SELECT p.patient_id, s.site FROM core.sample s JOIN core.patient p "
+            "ON p.id = s.patient WHERE p.patient_id IN (SELECT i.patient_id FROM incoming i LEFT JOIN core.sample k "
+            "USING (sample_key) WHERE k.id IS NULL OR (k.site IS NULL AND i.site IS NOT NULL))) "
             "WHERE site IS NOT NULL GROUP BY patient_id HAVING count(DISTINCT site) > 1",
             "{n} patient id(s) occur under more than one site. Hospitals reuse ids, so these may be different people:",
             "make them distinct with --patient-id '{site}-{patient_id}', or say that they are the same people with "
@@ -258,8 +264,17 @@ def _check_patients(connection: duckdb.DuckDBPyConnection, checks: Checks) -> No
         )
     _refuse(
         connection,
+        "SELECT DISTINCT 'labels here are ' || i.label_type || ', in the catalog ' || p.label_type FROM incoming i, "
+        "(SELECT DISTINCT label_type FROM core.patient WHERE label_type IS NOT NULL) p "
+        "WHERE i.label_type IS NOT NULL AND i.label_type <> p.label_type",
+        "The labels are of another type than those in the catalog:",
+        "give the type in the layout, {label:int}, or --label-type int|float|str",
+    )
+    _refuse(
+        connection,
         "SELECT patient_id, array_to_string(list_sort(list(DISTINCT label)), ' and ') FROM (SELECT patient_id, label "
-        "FROM incoming UNION ALL SELECT patient_id, label FROM core.patient WHERE patient_id IN (SELECT patient_id FROM incoming)) "
+        "FROM incoming UNION ALL SELECT patient_id, label FROM core.patient "
+        "WHERE patient_id IN (SELECT patient_id FROM incoming)) "
         "WHERE label IS NOT NULL GROUP BY patient_id HAVING count(DISTINCT label) > 1",
         "{n} patient(s) have more than one label:",
         "a label belongs to the patient: correct it, or leave it out here and join it from a table later",
@@ -272,12 +287,4 @@ def _check_patients(connection: duckdb.DuckDBPyConnection, checks: Checks) -> No
         "WHERE split IS NOT NULL GROUP BY patient_id HAVING count(DISTINCT split) > 1",
         "{n} patient(s) would be in more than one split of the scheme 'default':",
         "a patient is in one split; correct it, or leave the split out here and use: featstore split",
-    )
-    _refuse(
-        connection,
-        "SELECT DISTINCT 'labels here are ' || i.label_type || ', in the catalog ' || p.label_type FROM incoming i, "
-        "(SELECT DISTINCT label_type FROM core.patient WHERE label_type IS NOT NULL) p "
-        "WHERE i.label_type IS NOT NULL AND i.label_type <> p.label_type",
-        "The labels are of another type than those in the catalog:",
-        "give the type in the layout, {label:int}, or --label-type int|float|str",
     )

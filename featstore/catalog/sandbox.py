@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from featstore.catalog.connection import CONFIG, Catalog, exclusive, retry_busy
+from featstore.catalog.connection import CONFIG, Catalog, exclusive, explaining, retry_busy
 from featstore.errors import SqlError
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ def query(
     import duckdb
 
     statement = _one_statement(sql)
-    with exclusive(catalog.path), tempfile.TemporaryDirectory(prefix="featstore-") as spill:
+    with (
+        exclusive(catalog.path),
+        explaining(catalog.path),
+        tempfile.TemporaryDirectory(prefix="featstore-") as spill,
+    ):
         connection = duckdb.connect(
             ":memory:", config={k: v for k, v in CONFIG.items() if k != "enable_external_access"}
         )
         try:
-            path = str(catalog.path).replace("'", "''")
-            retry_busy(
-                lambda: connection.execute(f"ATTACH '{path}' AS store (READ_ONLY)"),
-                catalog.path,
-                catalog.wait_s,
-            )
+            attach = f"ATTACH {_literal(str(catalog.path))} AS store (READ_ONLY)"
+            retry_busy(lambda: connection.execute(attach), catalog.path, catalog.wait_s)
             connection.execute("USE store")
             catalog.check(connection)
             tables = vectors(connection, sql) if vectors else {}
@@ -59,10 +59,12 @@ def query(
                 connection.register(f"__vectors_{position}", table)
                 connection.execute(f'CREATE VIEW vectors."{name}" AS SELECT * FROM memory.main.__vectors_{position}')
             connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-            connection.execute(f"SET temp_directory = '{spill}'")
+            connection.execute(f"SET temp_directory = {_literal(spill)}")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             return connection.sql(statement).to_arrow_table()
+        except (duckdb.IOException, duckdb.FatalException):
+            raise  # the file's fault, not the query's
         except duckdb.Error as error:
             raise _refusal(error) from error
         finally:
@@ -78,7 +80,12 @@ def _one_statement(sql: str) -> str:
         raise _refusal(error) from error
     allowed = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
     if len(statements) != 1:
-        raise SqlError(f"One statement at a time, please: this text holds {len(statements)}.")
+        raise SqlError(f"One statement at a time, please: this text holds {len(statements) or 'none'}.")
+    if statements[0].type == duckdb.StatementType.MULTI:
+        raise SqlError(
+            "A PIVOT runs as several statements unless it names its values.",
+            hint="PIVOT … ON modality IN ('A', 'P'), or count(*) FILTER (modality = 'A')",
+        )
     if statements[0].type not in allowed:
         kind = str(statements[0].type).removeprefix("StatementType.")
         raise SqlError(
@@ -86,6 +93,10 @@ def _one_statement(sql: str) -> str:
             hint="open catalog.duckdb with DuckDB itself, read-only, for anything else",
         )
     return statements[0].query
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _forward(connection: duckdb.DuckDBPyConnection) -> None:
@@ -125,7 +136,9 @@ def predicate(catalog: Catalog, view: str, column: str, condition: str, flag: st
         flag: what to call it in an error: ``--where``.
     """
     try:
-        # The line break keeps a trailing comment of the user's from hiding the bracket.
+        # Where no bracket is open, a condition that closes one, `1=1) OR (1=1`, doesn't parse: what passes here stays
+        # inside the brackets below. The line breaks keep a trailing comment from hiding what follows.
+        _one_statement(f"SELECT CASE WHEN\n{condition}\nTHEN 1 END")
         return query(catalog, f"SELECT {column} FROM {view} WHERE (\n{condition}\n) ORDER BY 1")
     except SqlError as error:
         raise SqlError(

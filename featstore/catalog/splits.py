@@ -38,8 +38,12 @@ def put(
     Raises:
         ConflictError: the scheme exists, and ``replace`` wasn't given.
     """
-    row = first(connection.execute("SELECT max(version) FROM core.scheme WHERE lower(name) = lower(?)", [name]))
-    version = int(row[0]) + 1 if row and row[0] else 1
+    row = first(
+        connection.execute("SELECT max(version), any_value(name) FROM core.scheme WHERE lower(name) = lower(?)", [name])
+    )
+    version = 1
+    if row and row[0]:
+        version, name = int(row[0]) + 1, str(row[1])  # a scheme keeps the spelling of its name
     if version > 1 and not replace:
         raise ConflictError(
             f"There is a split scheme {name!r} already.",
@@ -50,7 +54,8 @@ def put(
     with registered(connection, assignment=assignment):
         row = first(
             connection.execute(
-                "INSERT INTO core.scheme SELECT coalesce((SELECT max(id) FROM core.scheme), 0) + 1, ?, ?, ?, ? RETURNING id",
+                "INSERT INTO core.scheme SELECT coalesce((SELECT max(id) FROM core.scheme), 0) + 1, ?, ?, ?, ? "
+                "RETURNING id",
                 [name, version, json.dumps(recipe), run],
             )
         )
@@ -69,7 +74,7 @@ def scheme_id(connection: duckdb.DuckDBPyConnection, name: str) -> int:
     Raises:
         NotFoundError: no such scheme, with a suggestion.
     """
-    row = first(connection.execute("SELECT arg_max(id, version) FROM core.scheme WHERE name = ?", [name]))
+    row = first(connection.execute("SELECT arg_max(id, version) FROM core.scheme WHERE lower(name) = lower(?)", [name]))
     if not row or row[0] is None:
         known = [str(r[0]) for r in connection.execute("SELECT DISTINCT name FROM core.scheme ORDER BY 1").fetchall()]
         raise NotFoundError(

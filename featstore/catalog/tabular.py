@@ -19,7 +19,8 @@ def match_patients(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> tup
     with registered(connection, incoming=rows.select(["patient_id"])):
         known = first(connection.execute("SELECT count(*) FROM incoming JOIN core.patient USING (patient_id)"))
         alike = connection.execute(
-            "SELECT i.patient_id, p.patient_id FROM (FROM incoming WHERE patient_id NOT IN (SELECT patient_id FROM core.patient)) i "
+            "SELECT i.patient_id, p.patient_id FROM "
+            "(FROM incoming WHERE patient_id NOT IN (SELECT patient_id FROM core.patient)) i "
             f"JOIN core.patient p ON {lookalike('i.patient_id')} = {lookalike('p.patient_id')} ORDER BY ALL LIMIT 20"
         ).fetchall()
     assert known
@@ -65,22 +66,28 @@ def put(
     run_id: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Create or replace the table, its view and its record."""
+    """Create or replace the table, its view and its record. A table keeps the spelling of its name."""
     run = add_run(connection, run_id, facts, done=rows.num_rows)
     old = first(connection.execute("SELECT name FROM core.tabular WHERE lower(name) = lower(?)", [name]))
     with registered(connection, incoming=rows):
         if old:
-            connection.execute(f'DROP VIEW main."{old[0]}"')
-            connection.execute(f'DROP TABLE tabular."{old[0]}"')
+            name = str(old[0])
+            connection.execute(f'DROP VIEW main."{name}"')
+            connection.execute(f'DROP TABLE tabular."{name}"')
         connection.execute(f'CREATE TABLE tabular."{name}" AS SELECT * FROM incoming')
         connection.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM tabular."{name}"')
     if old:
         connection.execute(
             "UPDATE core.tabular SET row_count = ?, content_hash = ?, run = ? WHERE name = ?",
-            [rows.num_rows, content_hash, run, old[0]],
+            [rows.num_rows, content_hash, run, name],
         )
     else:
         connection.execute("INSERT INTO core.tabular VALUES (?, ?, ?, ?)", [name, rows.num_rows, content_hash, run])
+
+
+def names(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The names of all tabular data sets."""
+    return [str(r[0]) for r in connection.execute("SELECT name FROM core.tabular ORDER BY 1").fetchall()]
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, name: str) -> pa.Table:
@@ -89,7 +96,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, name: str) -> pa.Table:
     Raises:
         NotFoundError: no such table, with a suggestion.
     """
-    known = [str(r[0]) for r in connection.execute("SELECT name FROM core.tabular ORDER BY 1").fetchall()]
+    known = names(connection)
     if name not in known:
         raise NotFoundError(
             f"There is no table {name!r} in the catalog.{did_you_mean(name, known)}",

@@ -61,14 +61,16 @@ def same_as_latest(
     """Version and path of the latest version, if recipe, inputs, scheme and bytes are all the same."""
     row = first(
         connection.execute(
-            "SELECT id, version, path, recipe, scheme, data_hash FROM core.training_table WHERE name = ? ORDER BY version DESC LIMIT 1",
+            "SELECT id, version, path, recipe, scheme, data_hash FROM core.training_table WHERE name = ? "
+            "ORDER BY version DESC LIMIT 1",
             [recipe["name"]],
         )
     )
     if not row or (json.loads(row[3]), row[4], row[5]) != (dict(recipe), scheme, data_hash):
         return None
     have = connection.execute(
-        "SELECT alias, feature_set FROM core.table_input WHERE training_table = ? AND feature_set IS NOT NULL ORDER BY position",
+        "SELECT alias, feature_set FROM core.table_input WHERE training_table = ? AND feature_set IS NOT NULL "
+        "ORDER BY position",
         [row[0]],
     ).fetchall()
     return (row[1], row[2]) if have == list(inputs) else None

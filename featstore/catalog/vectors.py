@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+def modalities(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The modalities that there are samples of."""
+    return [str(r[0]) for r in connection.execute("SELECT DISTINCT modality FROM core.sample ORDER BY 1").fetchall()]
+
+
 def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], chosen: pa.Table | None) -> int:
     """Make the temporary table ``selected`` of the samples that an extraction is about; returns how many.
 
@@ -24,7 +29,10 @@ def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], cho
     condition = "true"
     if modalities:
         condition = "s.modality IN (SELECT unnest($modalities))"
-    query = f"CREATE TEMP TABLE selected AS SELECT s.id, s.content, s.sample_key, s.uri FROM core.sample s WHERE {condition}"
+    query = (
+        "CREATE TEMP TABLE selected AS SELECT s.id, s.content, s.sample_key, s.uri FROM core.sample s "
+        f"WHERE {condition}"
+    )
     parameters = {"modalities": list(modalities)} if modalities else {}
     if chosen is None:
         connection.execute(query, parameters)
@@ -36,12 +44,11 @@ def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], cho
     return int(row[0])
 
 
-def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | None], reserved: pa.Table) -> pa.Table:
+def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | None]) -> pa.Table:
     """The selected samples that lack a current vector of some of the given feature sets.
 
     Args:
         feature_sets: ids; None for one that doesn't exist yet, which lacks them all.
-        reserved: ``sample`` ids that a living run is working on.
 
     Returns:
         ``sample, content, sample_key, uri``, and ``lacks``: a list of bool, one a feature set. By lacks, then
@@ -49,26 +56,26 @@ def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | 
     """
     lacks = ", ".join(
         "true" if feature_set is None else
-        f"NOT EXISTS (FROM core.vector v WHERE v.feature_set = {int(feature_set)} AND v.sample = s.id AND v.content = s.content)"
+        f"NOT EXISTS (FROM core.vector v WHERE v.feature_set = {int(feature_set)} AND v.sample = s.id "
+        "AND v.content = s.content)"
         for feature_set in feature_sets
     )  # fmt: skip
-    with registered(connection, reserved=reserved):
-        return arrow(
-            connection,
-            "SELECT id AS sample, content, sample_key, uri, lacks FROM "
-            f"(SELECT *, [{lacks}] AS lacks FROM selected s WHERE id NOT IN (SELECT sample FROM reserved)) "
-            "WHERE list_contains(lacks, true) ORDER BY lacks DESC, sample_key",
-        )
+    return arrow(
+        connection,
+        f"SELECT id AS sample, content, sample_key, uri, lacks FROM (SELECT *, [{lacks}] AS lacks FROM selected s) "
+        "WHERE list_contains(lacks, true) ORDER BY lacks DESC, sample_key",
+    )
 
 
 def known_failures(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int]) -> list[tuple[int, str, str]]:
-    """Samples whose current content failed for some of these feature sets: id, uri, state of the file as it failed last."""
+    """Samples whose current content failed for these feature sets: id, uri, state of the file as it failed last."""
     if not feature_sets:
         return []
     return connection.execute(
-        "SELECT s.id, s.uri, arg_max(f.file_state, f.failed_at) FROM core.failure f JOIN core.segment g ON g.run = f.run "
-        "JOIN core.sample s ON s.id = f.sample AND s.content = f.content WHERE f.resolved_at IS NULL "
-        "AND g.feature_set IN (SELECT unnest(?)) GROUP BY s.id, s.uri HAVING count(DISTINCT g.feature_set) = ?",
+        "SELECT s.id, s.uri, arg_max(f.file_state, f.failed_at) FROM core.failure f "
+        "JOIN core.segment g ON g.run = f.run JOIN core.sample s ON s.id = f.sample AND s.content = f.content "
+        "WHERE f.resolved_at IS NULL AND g.feature_set IN (SELECT unnest(?)) "
+        "GROUP BY s.id, s.uri HAVING count(DISTINCT g.feature_set) = ?",
         [list(feature_sets), len(feature_sets)],
     ).fetchall()
 
@@ -83,6 +90,18 @@ def absorbed(connection: duckdb.DuckDBPyConnection, run: int) -> set[int]:
     return {int(row[0]) for row in connection.execute("SELECT chunk FROM core.chunk WHERE run = ?", [run]).fetchall()}
 
 
+def contradicted(connection: duckdb.DuckDBPyConnection, reads: pa.Table) -> list[tuple[int, str, int, int]]:
+    """Reads of other bytes than the catalog's, from a file that was older: sample, uri, size and mtime_ns as read.
+
+    Either the file was read before the catalog's bytes were, or an older file was put in its place since.
+    """
+    with registered(connection, reads=reads):
+        return connection.execute(
+            "SELECT r.sample, s.uri, r.size, r.mtime_ns FROM reads r JOIN core.sample s ON s.id = r.sample "
+            "WHERE s.content = r.content AND s.content_hash <> r.content_hash AND r.mtime_ns < s.mtime_ns"
+        ).fetchall()
+
+
 def absorb(
     connection: duckdb.DuckDBPyConnection,
     run: int,
@@ -91,7 +110,9 @@ def absorb(
     vectors: pa.Table,
     failures: pa.Table,
     now: datetime,
-) -> None:
+    *,
+    put_back: Sequence[int] = (),
+) -> int:
     """Put the receipts of some chunks into the catalog, inside the caller's transaction.
 
     Args:
@@ -99,10 +120,14 @@ def absorb(
             ``content`` is the plan's.
         vectors: ``sample, feature_set, segment, row`` of every valid vector.
         failures: ``sample, content, file_state, stage, error, message, failed_at``, one a failed input.
+        put_back: samples whose older-looking bytes are those that the file has now; see :func:`contradicted`.
+
+    Returns:
+        how many samples' contents turned out to have changed, so that older vectors of theirs are stale.
     """
     connection.execute("CREATE TEMP TABLE fresh (sample BIGINT, content INTEGER)")
     with registered(connection, reads=reads, incoming=vectors, failures=failures):
-        changed = _settle_contents(connection)
+        changed = _settle_contents(connection, put_back)
         connection.execute(
             "CREATE TEMP TABLE added AS SELECT i.sample, i.feature_set, i.segment, i.row, f.content FROM incoming i "
             "JOIN fresh f USING (sample) WHERE NOT EXISTS (FROM core.vector v WHERE v.feature_set = i.feature_set "
@@ -110,7 +135,8 @@ def absorb(
             "AND v.feature_set IN (SELECT DISTINCT feature_set FROM incoming)) ORDER BY i.segment, i.row"
         )
         connection.execute(
-            "INSERT INTO core.vector SELECT sample, feature_set, segment, row, content, ? FROM added ORDER BY segment, row",
+            "INSERT INTO core.vector SELECT sample, feature_set, segment, row, content, ? FROM added "
+            "ORDER BY segment, row",
             [now],
         )
         connection.execute(
@@ -121,7 +147,8 @@ def absorb(
         if changed:
             recount(connection, "SELECT s.patient FROM core.sample s JOIN fresh f ON f.sample = s.id")
         connection.execute(
-            "INSERT INTO core.failure SELECT ?, sample, content, file_state, stage, error, message, failed_at, NULL FROM failures ORDER BY sample",
+            "INSERT INTO core.failure SELECT ?, sample, content, file_state, stage, error, message, failed_at, NULL "
+            "FROM failures ORDER BY sample",
             [run],
         )
         _resolve_failures(connection, run, now)
@@ -132,6 +159,7 @@ def absorb(
         )
     connection.execute("DROP TABLE fresh")
     connection.execute("DROP TABLE added")
+    return changed
 
 
 def _ok(reads: pa.Table, failures: pa.Table) -> int:
@@ -139,22 +167,26 @@ def _ok(reads: pa.Table, failures: pa.Table) -> int:
     return sum(sample not in failed for sample in reads.column("sample").to_pylist())
 
 
-def _settle_contents(connection: duckdb.DuckDBPyConnection) -> bool:
+def _settle_contents(connection: duckdb.DuckDBPyConnection, put_back: Sequence[int]) -> int:
     """Fill ``fresh`` with the samples whose read bytes are current, with their content's number.
 
     - Unknown hash: the bytes read are what the sample is, unless it was ingested anew since the plan and the file read
       wasn't that newer one.
     - Same hash: current.
-    - Another hash: the file changed since somebody read it. What was read last counts; older vectors are stale.
+    - Another hash: the file changed since somebody read it. What was read last counts; older vectors are stale. The
+      later time of the file tells what was read last, unless an older file was put back.
 
-    Returns whether any sample's content changed.
+    Returns how many samples' contents changed.
     """
     connection.execute(
         "CREATE TEMP TABLE settled AS SELECT r.sample, r.content_hash, r.size, r.mtime_ns, CASE "
         "WHEN s.content_hash = r.content_hash THEN 'same' "
-        "WHEN s.content_hash IS NULL AND (s.content = r.content OR (s.size = r.size AND s.mtime_ns = r.mtime_ns)) THEN 'first' "
-        "WHEN s.content_hash IS NOT NULL AND s.content = r.content AND r.mtime_ns >= s.mtime_ns THEN 'changed' "
-        "ELSE 'stale' END AS what FROM reads r JOIN core.sample s ON s.id = r.sample"
+        "WHEN s.content_hash IS NULL "
+        "AND (s.content = r.content OR (s.size = r.size AND s.mtime_ns = r.mtime_ns)) THEN 'first' "
+        "WHEN s.content_hash IS NOT NULL AND s.content = r.content "
+        "AND (r.mtime_ns >= s.mtime_ns OR list_contains(?, r.sample)) THEN 'changed' "
+        "ELSE 'stale' END AS what FROM reads r JOIN core.sample s ON s.id = r.sample",
+        [list(put_back)],
     )
     connection.execute(
         "UPDATE core.sample s SET content_hash = t.content_hash, size = t.size, mtime_ns = t.mtime_ns, "
@@ -162,16 +194,23 @@ def _settle_contents(connection: duckdb.DuckDBPyConnection) -> bool:
         "AND t.what IN ('first', 'changed')"
     )
     connection.execute(
-        "INSERT INTO fresh SELECT s.id, s.content FROM core.sample s JOIN settled t ON t.sample = s.id WHERE t.what <> 'stale'"
+        "INSERT INTO fresh SELECT s.id, s.content FROM core.sample s JOIN settled t ON t.sample = s.id "
+        "WHERE t.what <> 'stale'"
     )
     row = first(connection.execute("SELECT count(*) FROM settled WHERE what = 'changed'"))
     connection.execute("DROP TABLE settled")
     assert row
-    return bool(row[0])
+    return int(row[0])
 
 
 def _resolve_failures(connection: duckdb.DuckDBPyConnection, run: int, now: datetime) -> None:
     """A failure is resolved once every feature set of its run has a current vector of that sample."""
+    if not first(
+        connection.execute(
+            "SELECT 1 FROM core.failure WHERE resolved_at IS NULL AND sample IN (SELECT sample FROM added) LIMIT 1"
+        )
+    ):
+        return  # nearly always; what follows looks through the vectors
     connection.execute(
         "UPDATE core.failure f SET resolved_at = ? WHERE f.resolved_at IS NULL AND f.run <> ? "
         "AND f.sample IN (SELECT sample FROM added) AND NOT EXISTS ("

@@ -48,6 +48,15 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(COMMANDS[name]), name.replace("-", "_"))
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
+            return result
+        except BrokenPipeError:  # `featstore sql … | head`: click would make it a failure
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise click.UsageError(f"There is no command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}", ctx)
@@ -75,7 +84,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.getLogger("featstore").addHandler(handler)
+    logging.getLogger("featstore").handlers[:] = [handler]
     debug = "--debug" in sys.argv
     try:
         code = cli.main(prog_name="featstore", standalone_mode=False)
@@ -91,9 +100,6 @@ def main() -> None:
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `featstore sql … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if debug:
             raise

@@ -76,7 +76,9 @@ def extract(store: Store, settings: tuple[str, ...], as_json: bool, **fields: An
     """
     with progress_bar() as on_progress:
         result = store.extract(settings=pairs(settings, "--set"), on_progress=on_progress, **fields)
-    return report([result], as_json)
+    if as_json:
+        print_json(asdict(result))
+    return report([result], quiet=as_json)
 
 
 @click.command()
@@ -87,9 +89,11 @@ def retry(store: Store, run: str | None, as_json: bool) -> int:
     """Try failed inputs again, of one RUN or of all, with the settings that they failed with."""
     with progress_bar() as on_progress:
         results = store.retry(run, on_progress=on_progress)
-    if not results and not as_json:
+    if as_json:
+        print_json([asdict(result) for result in results])
+    elif not results:
         note("No input has an unresolved failure.")
-    return report(results, as_json)
+    return report(results, quiet=as_json)
 
 
 @click.command()
@@ -141,31 +145,32 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
         yield show
 
 
-def report(results: Sequence[ExtractResult], as_json: bool) -> int:
-    """Say what extractions did; returns the exit code."""
+def report(results: Sequence[ExtractResult], *, quiet: bool) -> int:
+    """Say what extractions did, unless quiet; returns the exit code."""
     failed = sum(result.failed + result.failed_before for result in results)
-    if as_json:
-        print_json([asdict(result) for result in results] if len(results) != 1 else asdict(results[0]))
-        return FAILED_INPUTS if failed else 0
-    for result in results:
-        sets = ", ".join(f"{name}@v{version}" for name, version in result.feature_sets.items())
-        for name in result.new_versions:
-            note(f"{name} has a new version, v{result.feature_sets[name]}: what makes its vectors has changed.")
-        for run in result.resumed:
-            note(f"Went on with the unfinished run {run}.")
-        if result.pending:
-            rate = (result.done + result.failed) / result.seconds if result.seconds else 0.0
-            note(
-                f"{sets}: {plural(result.done, 'sample')} extracted, {result.failed:,} failed, in {result.seconds:.1f} s ({rate:.0f}/s)."
-            )
-        elif not result.failed_before and not result.elsewhere:
-            note(f"{sets}: nothing to do, all {plural(result.matching, 'sample')} have their vectors.")
-        if result.failed_before:
-            note(
-                f"{sets}: {plural(result.failed_before, 'input')} failed before, and their files haven't changed since."
-            )
-        if result.elsewhere:
-            note(f"{plural(result.elsewhere, 'sample')} are being extracted by another process.")
-    if failed:
-        note("  next: featstore errors   (mend the files, then: featstore retry)")
+    if not quiet:
+        for result in results:
+            _say(result)
+        if failed:
+            note("  next: featstore errors   (mend the files, then: featstore retry)")
     return FAILED_INPUTS if failed else 0
+
+
+def _say(result: ExtractResult) -> None:
+    sets = ", ".join(f"{name}@v{version}" for name, version in result.feature_sets.items())
+    for name in result.new_versions:
+        note(f"{name} has a new version, v{result.feature_sets[name]}: what makes its vectors has changed.")
+    for run in result.resumed:
+        note(f"Went on with the unfinished run {run}.")
+    if result.pending:
+        rate = (result.done + result.failed) / result.seconds if result.seconds else 0.0
+        note(
+            f"{sets}: {plural(result.done, 'sample')} extracted, {result.failed:,} failed, "
+            f"in {result.seconds:.1f} s ({rate:.0f}/s)."
+        )
+    elif not result.failed_before and not result.elsewhere:
+        note(f"{sets}: nothing to do, all {plural(result.matching, 'sample')} have their vectors.")
+    if result.failed_before:
+        note(f"{sets}: {plural(result.failed_before, 'input')} failed before, and their files haven't changed since.")
+    if result.elsewhere:
+        note(f"{plural(result.elsewhere, 'sample')} are being extracted by another process.")

@@ -54,9 +54,8 @@ def materialize(store: Store, as_json: bool, **fields: Any) -> None:
         return
     _print_report(result)
     state = "is unchanged" if result.unchanged else "was written"
-    note(
-        f"{result.name}@v{result.version} {state}: {plural(result.rows, 'row')} × {result.width} fused features, {result.path}"
-    )
+    shape = f"{plural(result.rows, 'row')} × {result.width} fused features"
+    note(f"{result.name}@v{result.version} {state}: {shape}, {result.path}")
     if result.out:
         note(f"Exported to {result.out}.")
 
@@ -64,14 +63,16 @@ def materialize(store: Store, as_json: bool, **fields: Any) -> None:
 def _print_report(result: MaterializeResult) -> None:
     report = result.report
     inputs = [
-        [alias, facts["feature_set"], facts["modality"], facts["aggregation"] or "", facts["patients"], facts["samples"],
-         facts["failed_samples"], facts["missing"]]
+        [alias, facts["feature_set"], facts["modality"], facts["aggregation"] or "", facts["patients"],
+         facts["samples"], facts["failed_samples"], facts["pending_samples"], facts["missing"]]
         for alias, facts in report["inputs"].items()
     ]  # fmt: skip
     print_table(
-        ["input", "feature set", "modality", "aggregation", "patients", "samples", "failed samples", "missing here"],
+        ["input", "feature set", "modality", "aggregation", "patients", "samples", "failed", "pending", "missing here"],
         inputs, title="Inputs",
     )  # fmt: skip
+    if pending := sum(facts["pending_samples"] for facts in report["inputs"].values()):
+        note(f"{plural(pending, 'sample')} have no current vector and are left out.\n  next: featstore extract")
     for name, facts in report["tables"].items():
         gaps = "".join(f", {column} is missing for {n}" for column, n in facts["gaps"].items())
         note(f"Table {name!r}: {facts['rows']:,} rows, {facts['patients']:,} of them patients here{gaps}.")
@@ -80,12 +81,14 @@ def _print_report(result: MaterializeResult) -> None:
         for column, values in facts["unseen"].items():
             note(f"  {column} has values that no train row has, encoded as zeros: {', '.join(values[:5])}.")
     for lost in report["lost"]:
-        note(
-            f"{plural(lost['patients'], 'patient')} left out, {lost['reason']}, such as {', '.join(lost['such_as'][:3])}."
-        )
-    labels = sorted({label for counts in report["by_split"].values() for label in counts["labels"]})
+        such_as = ", ".join(lost["such_as"][:3])
+        note(f"{plural(lost['patients'], 'patient')} left out, {lost['reason']}, such as {such_as}.")
+    labels = sorted({label for counts in report["by_split"].values() for label in counts["labels"]})[:8]
     print_table(
-        ["split", "rows", *(f"label {label}" for label in labels[:8])],
-        [[split or "(none)", c["rows"], *(c["labels"].get(label, 0) for label in labels[:8])] for split, c in report["by_split"].items()],
+        ["split", "rows", *(f"label {label}" for label in labels)],
+        [
+            [split or "(none)", counts["rows"], *(counts["labels"].get(label, 0) for label in labels)]
+            for split, counts in report["by_split"].items()
+        ],
         title="Rows",
     )  # fmt: skip

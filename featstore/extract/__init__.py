@@ -4,6 +4,8 @@ plan (one short transaction) â†’ work (no catalog at all: chunks and receipts) â
 """
 
 from featstore.extract.request import ExtractRequest
-from featstore.extract.run import ExtractResult, Progress, absorb_dead_runs, extract, retry
+from featstore.extract.resume import absorb_dead_runs
+from featstore.extract.retry import retry
+from featstore.extract.run import ExtractResult, Progress, extract
 
 __all__ = ["ExtractRequest", "ExtractResult", "Progress", "absorb_dead_runs", "extract", "retry"]

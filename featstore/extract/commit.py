@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog import runs, vectors
@@ -12,10 +14,20 @@ from featstore.catalog.connection import Catalog
 from featstore.errors import BusyError
 from featstore.extract import journal
 from featstore.extract.plan import Plan
+from featstore.keys import split_fragment
 from featstore.runs import utc_now
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+#: The columns of what :func:`featstore.catalog.vectors.absorb` takes, with their Arrow types.
+_READS = {"sample": "int64", "content": "int32", "content_hash": "string", "size": "int64", "mtime_ns": "int64"}
+_POINTERS = {"sample": "int64", "feature_set": "int32", "segment": "int32", "row": "int64"}
+_FAILURES = {
+    "sample": "int64", "content": "int32", "file_state": "string", "stage": "string", "error": "string",
+    "message": "string", "failed_at": "timestamp[us]",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -24,11 +36,13 @@ class Committer:
 
     Attributes:
         every_s: least time between commits, in seconds.
+        changed: how many files turned out to have changed since their other vectors were made.
     """
 
     catalog: Catalog
     plan: Plan
     every_s: float = 5.0
+    changed: int = 0
     _last: float = field(default_factory=time.monotonic)
 
     def now_and_then(self) -> None:
@@ -49,34 +63,46 @@ class Committer:
             BusyError: another process held the catalog for longer than ``wait_s``.
         """
         plan = self.plan
-        written = sorted(journal.receipts(plan.run))
+        written = sorted(set(journal.receipts(plan.run)))
+        changed = 0
         with self.catalog.write(wait_s=wait_s) as connection:
             have = vectors.absorbed(connection, plan.id)
             new = [chunk for chunk in written if chunk not in have]
             if new:
                 reads, pointers, failures = _rows(plan, new)
-                vectors.absorb(connection, plan.id, new, reads, pointers, failures, utc_now())
+                older = vectors.contradicted(connection, reads)
+                put_back = [sample for sample, uri, size, mtime_ns in older if _is_now(uri, size, mtime_ns)]
+                changed = vectors.absorb(
+                    connection, plan.id, new, reads, pointers, failures, utc_now(), put_back=put_back
+                )
             finished = len(have) + len(new) == plan.chunks
             if finished:
                 runs.finish_run(connection, plan.id, "done", utc_now())
         self._last = time.monotonic()
+        self.changed += changed
         if finished:
             journal.fold(plan.run)
             plan.run.record(state="done", finished_at=utc_now().isoformat())
         return finished
 
 
+def _is_now(uri: str, size: int, mtime_ns: int) -> bool:
+    """Whether the file still is the one that was read."""
+    try:
+        stat = Path(split_fragment(uri)[0]).stat()
+    except OSError:
+        return False
+    return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns)
+
+
 def _rows(plan: Plan, chunks: list[int]) -> tuple[pa.Table, pa.Table, pa.Table]:
     """The rows that some receipts say: reads, pointers to valid vectors, failures."""
-    import pyarrow as pa
-
     samples = plan.rows.column("sample").to_pylist()
     contents = plan.rows.column("content").to_pylist()
     reads: list[tuple[Any, ...]] = []
     pointers: list[tuple[Any, ...]] = []
     failures: list[tuple[Any, ...]] = []
-    for chunk in chunks:
-        receipt = journal.load(plan.run, chunk)
+    for receipt in journal.load(plan.run, chunks):
         at = datetime.fromisoformat(receipt.at)
         for offset, read in enumerate(receipt.read):
             row = receipt.first + offset
@@ -87,17 +113,13 @@ def _rows(plan: Plan, chunks: list[int]) -> tuple[pa.Table, pa.Table, pa.Table]:
                 continue
             reads.append((samples[row], contents[row], *read))
             pointers += [(samples[row], s.feature_set, s.segment, row) for s in plan.sets if s.name not in missing]
-    return (
-        _table(reads, [("sample", pa.int64()), ("content", pa.int32()), ("content_hash", pa.string()),
-                       ("size", pa.int64()), ("mtime_ns", pa.int64())]),
-        _table(pointers, [("sample", pa.int64()), ("feature_set", pa.int32()), ("segment", pa.int32()), ("row", pa.int64())]),
-        _table(failures, [("sample", pa.int64()), ("content", pa.int32()), ("file_state", pa.string()), ("stage", pa.string()), ("error", pa.string()),
-                          ("message", pa.string()), ("failed_at", pa.timestamp("us"))]),
-    )  # fmt: skip
+    return _table(reads, _READS), _table(pointers, _POINTERS), _table(failures, _FAILURES)
 
 
-def _table(rows: list[tuple[Any, ...]], fields: list[tuple[str, Any]]) -> pa.Table:
+def _table(rows: list[tuple[Any, ...]], fields: Mapping[str, str]) -> pa.Table:
     import pyarrow as pa
 
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in fields]
-    return pa.table([pa.array(c, t) for c, (_, t) in zip(columns, fields, strict=True)], names=[n for n, _ in fields])
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(fields)
+    return pa.table(
+        [pa.array(c, pa.type_for_alias(t)) for c, t in zip(columns, fields.values(), strict=True)], names=list(fields)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -53,20 +53,24 @@ class Read(NamedTuple):
     failure: Failure | None = None
 
 
+#: What stops a run, and is never recorded as a bad input.
+Fault: TypeAlias = SetupError | PluginError
+
+
 class Batch(NamedTuple):
     """One batch: failed inputs keep their slot, as zeros, so that shapes never change.
 
-    ``fault`` is the environment's, met while reading: it stops the run. It is carried, not raised, because torch
-    would bury it under the text of the worker's traceback.
+    ``fault`` is the environment's or a plugin's, met while reading: it stops the run. It is carried, not raised,
+    because torch would bury it under the text of the worker's traceback.
     """
 
     values: torch.Tensor
     read: list[Read]
-    fault: SetupError | None
+    fault: Fault | None
 
 
 #: One input: its array, None where it failed, or the fault that stops the run; and what is known of its bytes.
-Item: TypeAlias = "tuple[np.ndarray[Any, Any] | SetupError | None, Read]"
+Item: TypeAlias = "tuple[np.ndarray[Any, Any] | Fault | None, Read]"
 _NOTHING = Read()
 
 
@@ -96,14 +100,17 @@ class Inputs:
         stage = "read"
         try:
             reader = self.plugins.reader(path)
+        except NotFoundError as error:  # it was there when the file was ingested
+            return SetupError(error.message, hint="give --plugin, or install the plugin that has it"), _NOTHING
+        try:
             decoded = reader.read(source)
             stage = "transform"
             values = np.asarray(self.transform(decoded), dtype=np.float32)
             if values.shape != self.shape:
                 raise InputError(f"the transform gave shape {values.shape}, not {self.shape}")
             return values, _read(source)
-        except SetupError as fault:
-            return fault, _NOTHING
+        except (SetupError, PluginError) as error:
+            return error, _NOTHING
         except MemoryError:
             return SetupError("Out of memory while decoding.", hint="fewer --num-workers"), _NOTHING
         except Exception as error:
@@ -141,9 +148,9 @@ class Inputs:
         import torch
 
         values = np.zeros((len(items), *self.shape), np.float32)
-        fault = None
+        fault: Fault | None = None
         for slot, (value, _) in enumerate(items):
-            if isinstance(value, SetupError):
+            if isinstance(value, (SetupError, PluginError)):
                 fault = fault or value
             elif value is not None:
                 values[slot] = value
@@ -151,7 +158,7 @@ class Inputs:
 
     def batches(
         self, rows: Sequence[Sequence[int]], *, num_workers: int, pin: bool, context: str | None = None
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """The given batches in order, loaded by ``num_workers`` processes (0: in this one)."""
         from torch.utils.data import DataLoader
 

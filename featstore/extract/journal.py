@@ -6,13 +6,14 @@ A receipt is the last thing written for a chunk: a chunk without one isn't done,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from featstore.extract.inputs import Failure
-from featstore.files import fsync, read_json, write_atomic
+from featstore.files import fsync, write_atomic
 from featstore.runs import RunFolder
 
 
@@ -33,52 +34,77 @@ class Receipt:
     failed: dict[int, tuple[Failure, list[str]]] = field(default_factory=dict)
     at: str = ""
 
-    def write(self, folder: Path) -> None:
-        """Write the receipt, atomically."""
+    def write(self, run: RunFolder) -> None:
+        """Write the receipt into the run's journal, atomically."""
+        write_atomic(_file(run, self.chunk), self.text().encode())
+
+    def text(self) -> str:
+        """The receipt as JSON; :meth:`parse` reads it back."""
         failed = [[row, *failure, sets] for row, (failure, sets) in sorted(self.failed.items())]
         value = {"chunk": self.chunk, "first": self.first, "at": self.at, "read": self.read, "failed": failed}
-        write_atomic(folder / f"{self.chunk:08}.json", json.dumps(value, separators=(",", ":")).encode())
+        return json.dumps(value, separators=(",", ":"))
 
     @classmethod
-    def load(cls, file: Path) -> Self:
-        """Read what :meth:`write` wrote."""
-        return cls.parse(read_json(file))
-
-    @classmethod
-    def parse(cls, value: dict[str, Any]) -> Self:
+    def parse(cls, text: str) -> Self:
         """A receipt from its JSON."""
+        value = json.loads(text)
         failed = {row: (Failure(*why), sets) for row, *why, sets in value["failed"]}
         read = [None if item is None else tuple(item) for item in value["read"]]
         return cls(value["chunk"], value["first"], read, failed, value["at"])
 
 
-def receipts(run: RunFolder) -> Iterator[int]:
+def receipts(run: RunFolder) -> set[int]:
     """The numbers of the chunks that have a receipt."""
-    if (folded := run.path / "receipts.parquet").exists():
+    found = {int(file.stem) for file in _files(run)}
+    if _parquet(run).exists():
         import pyarrow.parquet as pq
 
-        yield from pq.read_table(folded, columns=["chunk"]).column("chunk").to_pylist()
-    if run.journal.is_dir():
-        yield from sorted(int(file.stem) for file in run.journal.glob("[0-9]*.json"))
+        found.update(pq.read_table(_parquet(run), columns=["chunk"]).column("chunk").to_pylist())
+    return found
 
 
-def load(run: RunFolder, chunk: int) -> Receipt:
-    """The receipt of one chunk that hasn't been folded yet."""
-    return Receipt.load(run.journal / f"{chunk:08}.json")
+def load(run: RunFolder, chunks: Sequence[int]) -> Iterator[Receipt]:
+    """The receipts of some chunks, folded or not."""
+    folded: dict[int, str] | None = None
+    for chunk in chunks:
+        file = _file(run, chunk)
+        if file.exists():
+            yield Receipt.parse(file.read_text())
+        else:
+            folded = _folded(run) if folded is None else folded
+            yield Receipt.parse(folded[chunk])
 
 
 def fold(run: RunFolder) -> None:
-    """Turn the receipts of a finished run into one Parquet, and drop the journal."""
+    """Turn the receipts of an ended run into one Parquet, and drop the journal. It may be killed and repeated."""
     import pyarrow as pa
 
-    files = sorted(run.journal.glob("[0-9]*.json")) if run.journal.is_dir() else []
+    files = _files(run)
     if files:
-        texts = [file.read_text() for file in files]
-        run.save_rows("receipts", pa.table({"chunk": [int(file.stem) for file in files], "receipt": texts}))
-    for file in files:
-        file.unlink()
+        texts = _folded(run) | {int(file.stem): file.read_text() for file in files}
+        run.save_rows("receipts", pa.table({"chunk": sorted(texts), "receipt": [texts[c] for c in sorted(texts)]}))
     if run.journal.is_dir():
-        for leftover in run.journal.iterdir():  # temporary files of a killed worker
-            leftover.unlink()
-        run.journal.rmdir()
+        shutil.rmtree(run.journal)
         fsync(run.path)
+
+
+def _file(run: RunFolder, chunk: int) -> Path:
+    return run.journal / f"{chunk:08}.json"
+
+
+def _parquet(run: RunFolder) -> Path:
+    return run.path / "receipts.parquet"
+
+
+def _files(run: RunFolder) -> list[Path]:
+    """The receipts that are not folded yet; a killed worker's temporary files aren't among them."""
+    return sorted(run.journal.glob("[0-9]*.json"))
+
+
+def _folded(run: RunFolder) -> dict[int, str]:
+    if not _parquet(run).exists():
+        return {}
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(_parquet(run))
+    return dict(zip(table.column("chunk").to_pylist(), table.column("receipt").to_pylist(), strict=True))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.errors import PluginError, SetupError, UsageError
+from featstore.errors import ConflictError, FeatstoreError, PluginError, SetupError, UsageError
 from featstore.spec import Backbone, PoolFunction, Tokens
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def weights_digest(module: torch.nn.Module | None) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -108,10 +108,8 @@ class Network:
         if backbone.module is not None:
             try:
                 backbone.module.eval().requires_grad_(False)
-                if channels_last:
-                    backbone.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-                else:
-                    backbone.module.to(device)
+                layout = torch.channels_last if channels_last else torch.contiguous_format
+                backbone.module.to(device, memory_format=layout)  # type: ignore[call-overload]
             except torch.OutOfMemoryError as error:
                 raise SetupError(
                     f"The network doesn't fit into the memory of {device}.", hint="--device cpu"
@@ -123,6 +121,7 @@ class Network:
 
         Raises:
             SetupError: out of memory even for one input at a time.
+            ConflictError: a pooler can't work on this backbone's tokens.
         """
         import torch
 
@@ -133,7 +132,10 @@ class Network:
                     on_device = on_device.contiguous(memory_format=torch.channels_last)
                 tokens = self._tokens(on_device, layer)
                 return [self._array(self._pool(pool, tokens), len(batch)) for pool in poolers]
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            # A CPU has no class of its own for it.
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             if len(batch) == 1:
                 raise SetupError(
                     f"Out of memory on {self.device} for a single input.",
@@ -171,12 +173,19 @@ class Network:
         values = tokens.values
         if values.dtype.itemsize < 4:
             values = values.float()  # half precision loses digits in sums over thousands of tokens
-        return pool(values, prefix=tokens.prefix, grid=tokens.grid)
+        try:
+            return pool(values, prefix=tokens.prefix, grid=tokens.grid)
+        except FeatstoreError:
+            raise
+        except ValueError as error:
+            raise ConflictError(
+                f"A pooler can't work on what this backbone gives: {error}", hint="choose another --pooler"
+            ) from error
 
     @staticmethod
     def _array(pooled: Any, rows: int) -> np.ndarray[Any, Any]:
         array: np.ndarray[Any, Any] = pooled.float().cpu().numpy()
-        if array.ndim not in {2, 3} or len(array) != rows:
+        if array.ndim not in {2, 3} or len(array) != rows or not array.size:
             raise PluginError(f"The pooler gave an array of shape {array.shape} for {rows} inputs.")
         return array
 

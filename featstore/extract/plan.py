@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,6 +19,7 @@ from featstore.extract.inputs import file_state
 from featstore.extract.request import ExtractRequest, Target
 from featstore.keys import split_fragment
 from featstore.runs import RunFolder, utc_now
+from featstore.spec import Json
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,12 +76,21 @@ class Plan:
     @property
     def chunks(self) -> int:
         """How many chunks the run has."""
-        return -(-self.rows.num_rows // self.frozen.chunk_rows)
+        rows: int = self.rows.num_rows
+        return -(-rows // self.frozen.chunk_rows)
 
     def span(self, chunk: int) -> range:
         """The plan's rows of one chunk."""
         first = chunk * self.frozen.chunk_rows
         return range(first, min(first + self.frozen.chunk_rows, self.rows.num_rows))
+
+    def left(self, finished: Collection[int]) -> pa.ChunkedArray:
+        """The samples of all chunks but the finished ones."""
+        import pyarrow as pa
+
+        samples = self.rows.column("sample")
+        spans = [self.span(chunk) for chunk in range(self.chunks) if chunk not in finished]
+        return pa.chunked_array([part for s in spans for part in samples.slice(s.start, len(s)).chunks], pa.int64())
 
     def layout(self, store: Path, planned: PlannedSet) -> SegmentLayout:
         """Where one set's segment lies, and its shape."""
@@ -92,14 +102,14 @@ class Plan:
             planned.dtype,  # type: ignore[arg-type]
         )
 
-    def make_arrays(self, store: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    def make_arrays(self, store: Path, configs: Mapping[str, Mapping[str, Json]]) -> None:
         """Make the groups and empty segments; those that are there already are left as they are."""
         keys = self.rows.column("sample_key").to_pylist()
         for planned in self.sets:
             layout = self.layout(store, planned)
-            attributes = {
+            attributes: dict[str, Json] = {
                 "encoding-type": "featstore-features", "encoding-version": "1", "name": planned.name,
-                "version": planned.version, "fingerprint": planned.fingerprint, "config": configs[planned.name],
+                "version": planned.version, "fingerprint": planned.fingerprint, "config": dict(configs[planned.name]),
             }  # fmt: skip
             create_group(layout.path.parent, {"featstore": attributes})
             create_segment(layout, keys)
@@ -116,11 +126,20 @@ class Plan:
             facts = run.facts()["plan"]
             sets = [PlannedSet.from_json(value) for value in facts["sets"]]
             return cls(run, id, sets, Frozen(**facts["frozen"]), run.load_rows("plan"))
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:  # pyarrow's and json's errors are ValueErrors
             raise CorruptError(
-                f"The folder of the unfinished run {run.run_id} is incomplete: {error}.",
+                f"The folder of the unfinished run {run.run_id} is incomplete or damaged: {error}.",
                 hint="restore runs/ from a backup",
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What planning gave: new plans, how many inputs were left out as known failures, how many are others' to make."""
+
+    plans: list[Plan]
+    failed_before: int
+    elsewhere: int
 
 
 def make_plans(
@@ -130,12 +149,13 @@ def make_plans(
     targets: Sequence[Target],
     shapes: Mapping[str, tuple[int, ...]],
     frozen: Frozen,
-    reserved: pa.Table,
     provenance: Mapping[str, Any],
     locks: ExitStack,
     *,
+    ours: Sequence[pa.ChunkedArray],
+    theirs: Sequence[pa.ChunkedArray],
     again: bool,
-) -> tuple[list[Plan], int]:
+) -> Planned:
     """Reserve what is pending, inside the caller's transaction.
 
     Samples that lack the same sets go into one run: usually that is one run; after a pooler was added, those that
@@ -143,19 +163,23 @@ def make_plans(
 
     Args:
         shapes: by target name, of one row; only new feature sets need theirs.
-        reserved: samples that other runs are working on.
+        ours: samples that the resumed runs have still to do.
+        theirs: samples that other runs have still to do.
         again: also try what failed before and hasn't changed since.
-
-    Returns:
-        the plans, and how many inputs are left out because they failed before.
     """
+    import pyarrow as pa
+
     found = [feature_sets.find(connection, t.name, t.fingerprint) for t in targets]
-    table = vectors.pending(connection, [f.id if f else None for f in found], reserved)
+    pending = vectors.pending(connection, [f.id if f else None for f in found])
+    table = _without(_without(pending, ours), theirs)
+    elsewhere = _without(pending, ours).num_rows - table.num_rows
     failed_before = 0
     if not again and all(found):
-        pending = table.num_rows
-        table = _without_known_failures(connection, table, [f.id for f in found if f])
-        failed_before = pending - table.num_rows
+        known = vectors.known_failures(connection, [f.id for f in found if f])
+        unchanged = [sample for sample, uri, state in known if file_state(split_fragment(uri)[0]) == state]
+        tried = table.num_rows
+        table = _without(table, [pa.chunked_array([unchanged], pa.int64())])
+        failed_before = tried - table.num_rows
     plans: list[Plan] = []
     made: list[Path] = []
     try:
@@ -168,19 +192,15 @@ def make_plans(
         for path in made:
             shutil.rmtree(path)
         raise
-    return plans, failed_before
+    return Planned(plans, failed_before, elsewhere)
 
 
-def _without_known_failures(
-    connection: duckdb.DuckDBPyConnection, table: pa.Table, feature_sets: Sequence[int]
-) -> pa.Table:
-    """Leave out inputs that failed before and whose files are as they were then."""
-    import pyarrow as pa
+def _without(table: pa.Table, samples: Sequence[pa.ChunkedArray]) -> pa.Table:
     import pyarrow.compute as pc
 
-    known = vectors.known_failures(connection, feature_sets)
-    same = [sample for sample, uri, state in known if file_state(split_fragment(uri)[0]) == state]
-    return table.filter(pc.invert(pc.is_in(table.column("sample"), pa.array(same, pa.int64()))))
+    for some in samples:
+        table = table.filter(pc.invert(pc.is_in(table.column("sample"), some)))
+    return table
 
 
 def _groups(table: pa.Table) -> list[tuple[list[bool], pa.Table]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from featstore.errors import UsageError, did_you_mean
-from featstore.keys import check_name
+from featstore.keys import check_name, parse_call
 from featstore.spec import Backbone, BackboneRequest, BackboneSpec, Json
 
 DTYPES = ("float16", "float32")
@@ -52,6 +52,11 @@ class ExtractRequest:
 
     def __post_init__(self) -> None:
         check_name(self.name, "feature set")
+        # One spelling each: gem( 3 ) and gem(3.0) are one function, and a request is compared with older ones.
+        object.__setattr__(self, "poolers", tuple(_canonical(pooler) for pooler in _several(self.poolers)))
+        object.__setattr__(self, "modalities", _several(self.modalities))
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", str(Path(self.checkpoint).absolute()))
         if not self.poolers:
             raise UsageError("An extraction needs at least one --pooler.")
         if len(set(self.poolers)) < len(self.poolers):
@@ -63,17 +68,23 @@ class ExtractRequest:
             (self.batch_size, 1, "--batch-size"),
             (self.chunk_rows, 1, "--chunk-rows"),
             (self.num_workers, 0, "--num-workers"),
+            (1 if self.threads is None else self.threads, 1, "--threads"),
         ):
             if number < least:
                 raise UsageError(f"{flag} must be at least {least}, not {number}.")
+        if len({name.lower() for name in self._names()}) < len(self.poolers):
+            raise UsageError(f"The poolers {', '.join(self.poolers)} would give feature sets of the same name.")
 
     def outputs(self) -> dict[str, str]:
         """Feature set name → pooler: a suffix only where there is more than one."""
+        return dict(zip(self._names(), self.poolers, strict=True))
+
+    def _names(self) -> list[str]:
         if len(self.poolers) == 1:
-            return {self.name: self.poolers[0]}
+            return [self.name]
         # "gem(3)" can't be part of a name; "gem3" can.
-        plain = {p: p.replace("(", "").replace(")", "").replace(",", "_").replace(" ", "") for p in self.poolers}
-        return {check_name(f"{self.name}.{plain[p]}", "feature set"): p for p in self.poolers}
+        plain = [pooler.replace("(", "").replace(")", "").replace(",", "_") for pooler in self.poolers]
+        return [check_name(f"{self.name}.{suffix}", "feature set") for suffix in plain]
 
     def for_backbone(self) -> BackboneRequest:
         """The part that concerns the backbone."""
@@ -95,6 +106,21 @@ class ExtractRequest:
         """Read what :meth:`to_json` wrote."""
         lists = {key: tuple(value[key]) for key in ("poolers", "modalities")}
         return cls(**{**value, **lists})
+
+
+def _several(values: str | Sequence[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
+def _canonical(pooler: str) -> str:
+    """One spelling of a pooler with arguments.
+
+    >>> _canonical("gem( 3.0 )"), _canonical("mean()"), _canonical("gem(2.5)")
+    ('gem(3)', 'mean', 'gem(2.5)')
+    """
+    name, arguments = parse_call(pooler)
+    texts = [repr(int(a)) if a.is_integer() else repr(a) for a in arguments]
+    return f"{name}({','.join(texts)})" if texts else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featstore.arrays import SegmentLayout, storable, write_chunk
+from featstore.errors import PluginError, SetupError
 from featstore.extract import journal
 from featstore.extract.inputs import Batch, Failure, Inputs, file_state
 from featstore.extract.journal import Receipt
 from featstore.extract.network import Network
-from featstore.extract.plan import Plan
+from featstore.extract.plan import Plan, PlannedSet
 from featstore.keys import split_fragment
 from featstore.runs import utc_now
 from featstore.spec import PoolFunction
@@ -38,60 +41,92 @@ def work(
     Raises:
         SetupError: the environment's fault; every chunk with a receipt is kept.
     """
-    finished = set(journal.receipts(plan.run))
-    todo = [chunk for chunk in range(plan.chunks) if chunk not in finished]
+    finished = journal.receipts(plan.run)
+    spans = {chunk: plan.span(chunk) for chunk in range(plan.chunks) if chunk not in finished}
     size = plan.frozen.batch_size
-    spans = {chunk: plan.span(chunk) for chunk in todo}
     rows = [list(span[i : i + size]) for span in spans.values() for i in range(0, len(span), size)]
-    batches = inputs.batches(rows, num_workers=num_workers, pin=network.device.startswith("cuda"))
-    layouts = [plan.layout(store, planned) for planned in plan.sets]
     functions = [poolers[planned.pooler] for planned in plan.sets]
-    for chunk, span in spans.items():
-        values = [np.zeros((len(span), *layout.item_shape), np.float32) for layout in layouts]
-        receipt = Receipt(chunk, span.start)
-        done = 0
-        while done < len(span):
-            batch = next(batches)
-            if batch.fault:
-                raise batch.fault
-            pooled = network.pooled(batch.values, plan.sets[0].layer, functions)
-            for array, target in zip(pooled, values, strict=True):
-                target[done : done + len(array)] = array
-            _note_inputs(receipt, batch, done, [s.name for s in plan.sets])
-            done += len(batch.read)
-            if done < len(span):
-                yield _outcome(receipt, done - len(batch.read), done)
-        _finish(plan, receipt, layouts, values)
-        yield (*_outcome(receipt, done - len(batch.read), done)[:2], True)
+    layer = plan.sets[0].layer
+    # Closed at once when something stops the work, and not when the traceback is gone: it holds the workers.
+    on_gpu = network.device.startswith("cuda")
+    with closing(inputs.batches(rows, num_workers=num_workers, pin=on_gpu)) as batches:
+        for index, span in spans.items():
+            chunk = _Chunk(plan, Receipt(index, span.start), _parts(store, plan, len(span)))
+            while chunk.done < len(span):
+                batch = next(batches)
+                if batch.fault:
+                    raise batch.fault
+                failed = chunk.add(batch, network.pooled(batch.values, layer, functions))
+                complete = chunk.done == len(span)
+                if complete:
+                    chunk.finish()
+                yield len(batch.read) - failed, failed, complete
 
 
-def _outcome(receipt: Receipt, start: int, stop: int) -> tuple[int, int, bool]:
-    failed = sum(start <= row < stop for row in receipt.failed)
-    return stop - start - failed, failed, False
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One feature set's share of a chunk."""
+
+    planned: PlannedSet
+    layout: SegmentLayout
+    values: np.ndarray[Any, np.dtype[np.float32]]
+    valid: np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def _note_inputs(receipt: Receipt, batch: Batch, start: int, names: list[str]) -> None:
-    for slot, item in enumerate(batch.read):
-        if item.failure:
-            receipt.failed[start + slot] = (item.failure, names)
-            receipt.read.append(None)
-        else:
-            receipt.read.append((item.content_hash, item.size, item.mtime_ns))
+def _parts(store: Path, plan: Plan, rows: int) -> list[_Part]:
+    layouts = [plan.layout(store, planned) for planned in plan.sets]
+    return [
+        _Part(planned, layout, np.zeros((rows, *layout.item_shape), np.float32), np.zeros(rows, bool))
+        for planned, layout in zip(plan.sets, layouts, strict=True)
+    ]
 
 
-def _finish(
-    plan: Plan, receipt: Receipt, layouts: Sequence[SegmentLayout], values: Sequence[np.ndarray[Any, Any]]
-) -> None:
-    """Write a chunk of every set, then its receipt: in this order, so that a receipt never promises too much."""
-    inputs_ok = np.ones(len(values[0]), bool)
-    inputs_ok[list(receipt.failed)] = False
-    for planned, layout, array in zip(plan.sets, layouts, values, strict=True):
-        valid = inputs_ok & storable(array, layout.dtype)
-        write_chunk(layout, receipt.chunk, array, valid)
-        for row in np.flatnonzero(inputs_ok & ~valid):
-            path, _ = split_fragment(plan.rows.column("uri")[receipt.first + int(row)].as_py())
-            why = Failure("vector", "NonFinite", f"the vector is not finite as {layout.dtype}", file_state(path))
-            _, names = receipt.failed.get(int(row), (why, []))
-            receipt.failed[int(row)] = (why, [*names, planned.name])
-    receipt.at = utc_now().isoformat()
-    receipt.write(plan.run.journal)
+@dataclass(slots=True)
+class _Chunk:
+    """A chunk that is being made, in memory until its last batch."""
+
+    plan: Plan
+    receipt: Receipt
+    parts: list[_Part]
+    done: int = 0
+
+    def add(self, batch: Batch, pooled: Sequence[np.ndarray[Any, Any]]) -> int:
+        """Take a batch in; returns how many of its inputs failed."""
+        start, self.done = self.done, self.done + len(batch.read)
+        everything = [part.planned.name for part in self.parts]
+        for row, item in enumerate(batch.read, start):
+            if item.failure:
+                self.receipt.failed[row] = (item.failure, everything)
+            self.receipt.read.append(None if item.failure else (item.content_hash, item.size, item.mtime_ns))
+        decoded = np.array([item.failure is None for item in batch.read], bool)
+        for part, values in zip(self.parts, pooled, strict=True):
+            if values.shape != (len(decoded), *part.layout.item_shape):  # an assignment would broadcast in silence
+                raise PluginError(
+                    f"The pooler {part.planned.pooler} gave {values.shape[1:]} for an input, and "
+                    f"{part.layout.item_shape} for others: vectors of a feature set have one shape."
+                )
+            part.values[start : self.done] = values
+            part.valid[start : self.done] = decoded & storable(values, part.layout.dtype)
+            for slot in np.flatnonzero(decoded & ~part.valid[start : self.done]):
+                self._note_non_finite(start + int(slot), part)
+        return sum(start <= row for row in self.receipt.failed)
+
+    def _note_non_finite(self, row: int, part: _Part) -> None:
+        path, _ = split_fragment(self.plan.rows.column("uri")[self.receipt.first + row].as_py())
+        message = f"the vector is not finite as {part.layout.dtype}"
+        _, names = self.receipt.failed.get(row, (None, []))
+        why = Failure("vector", "NonFinite", message, file_state(path))
+        self.receipt.failed[row] = (why, [*names, part.planned.name])
+
+    def finish(self) -> None:
+        """Write every part, then the receipt: in this order, so that a receipt never promises too much."""
+        try:
+            for part in self.parts:
+                write_chunk(part.layout, self.receipt.chunk, part.values, part.valid)
+            self.receipt.at = utc_now().isoformat()
+            self.receipt.write(self.plan.run)
+        except OSError as error:
+            raise SetupError(
+                f"The vectors can't be written to {self.parts[0].layout.path.parent}: {error.strerror}.",
+                hint="free some space or mend the disk, then run it again: what was finished is kept",
+            ) from error

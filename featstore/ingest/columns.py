@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,19 +16,20 @@ if TYPE_CHECKING:
 NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
 
 
-def read_rows(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
+def read_rows(path: Path, *, text: Sequence[str] = (), typed: Sequence[str] | None = None) -> pa.Table:
     """Read a CSV or Parquet file.
 
     Args:
         path: ``.csv`` (UTF-8, with a header) or ``.parquet``.
         text: columns that are text whatever their values look like, such as ``patient_id``.
+        typed: columns of text that are typed by what they look like, by :func:`infer`; all others if not given.
 
     Returns:
-        the rows; other columns of a CSV as int64, float64, bool, timestamp or string, by :func:`infer`.
+        the rows, a missing value as null.
 
     Raises:
         NotFoundError: no such file. InputError: it can't be read as such a file.
-        UsageError: another ending, or two columns of one name.
+        UsageError: another ending, a separator other than the comma, two columns of one name, or one without a name.
     """
     import pyarrow as pa
     import pyarrow.csv
@@ -43,18 +45,33 @@ def read_rows(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
             rows = pa.parquet.read_table(path)
         else:
             raise UsageError(f"{path.name} ends with neither .csv nor .parquet.")
+        names = [name.strip() for name in rows.column_names]
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} can't be read as {suffix[1:]}: {str(error).splitlines()[0]}",
             hint="a CSV must be UTF-8, with a header and commas",
         ) from error
-    names = [name.strip() for name in rows.column_names]
+    if len(names) == 1 and (other := re.search(r"[;\t|]", names[0])):
+        raise UsageError(
+            f"{path.name} seems to separate its columns by {other[0]!r}.",
+            hint="save it with commas, and decimal points",
+        )
+    if "" in names:
+        raise UsageError(
+            f"Column {names.index('') + 1} of {path.name} has no name.",
+            hint="name it, or leave it out; in pandas: to_csv(…, index=False)",
+        )
     if twice := sorted({n for n in names if [m.lower() for m in names].count(n.lower()) > 1}):
         raise UsageError(f"{path.name} has two columns of one name (ignoring case): {', '.join(twice)}.")
     rows = rows.rename_columns(names)
     for position, name in enumerate(names):
         column = rows.column(position)
-        column = as_text(column, name) if name in text else infer(column)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if name in text:
+            column = as_text(column, name)
+        elif typed is None or name in typed:
+            column = infer(column)
         rows = rows.set_column(position, name, column)
     return rows
 
@@ -62,36 +79,43 @@ def read_rows(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
 def _read_csv(path: Path) -> pa.Table:
     import pyarrow.csv as csv
 
-    with csv.open_csv(path) as reader:
+    parsing = csv.ParseOptions(newlines_in_values=True)
+    with csv.open_csv(path, parse_options=parsing) as reader:
         names = reader.schema.names
     options = csv.ConvertOptions(
         column_types=dict.fromkeys(names, "string"), null_values=list(NULLS), strings_can_be_null=True
     )
-    return csv.read_csv(path, convert_options=options, parse_options=csv.ParseOptions(newlines_in_values=True))
+    return csv.read_csv(path, convert_options=options, parse_options=parsing)
 
 
 def as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """A column of identifiers as text. Floats are refused: 7.0 was "007", "7" or 7, and nobody knows any more."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type):
         raise ConflictError(
             f"The column {name!r} holds decimal numbers, which can't be identifiers.",
             hint="save it as text; a missing value among whole numbers makes some programs write decimals",
         )
-    return column.cast(pa.string())
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ConflictError(
+            f"The column {name!r} holds {column.type}, which can't be kept as text.",
+            hint="save it as text, or leave it out",
+        ) from error
 
 
 def infer(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Type a column of text: int64, float64, bool or a time where every value says so exactly, else text.
 
-    "007" is no number: turning it into 7 would lose what it says.
+    "007" is no number: turning it into 7 would lose what it says. Nor is a whole number too long for int64.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_null(column.type):
+        return column.cast(pa.string())
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
         return column
     column = column.cast(pa.string())
@@ -108,7 +132,7 @@ def infer(column: pa.ChunkedArray) -> pa.ChunkedArray:
             continue
         if kind == pa.int64() and not pc.all(pc.equal(typed.cast(pa.string()), column)).as_py():
             return column
-        if kind == pa.float64() and pc.any(pc.match_substring_regex(column, r"^[+-]?0\d")).as_py():
+        if kind == pa.float64() and pc.any(pc.match_substring_regex(column, r"^[+-]?(0\d|\d{16,}$)")).as_py():
             return column
         return typed
     return column

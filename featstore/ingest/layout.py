@@ -1,7 +1,8 @@
 """Path templates: what a folder tree says about its files.
 
 ``{site}/fold{fold}/grade{label:int}/{patient_id}/{modality}/*.png``: a field takes one part of a path, ``*`` and ``?``
-match within a part, ``**`` any number of parts. A field that stands twice must say the same twice.
+match within a part, ``**`` any number of parts. A field that stands twice must say the same twice. A type says what a
+field looks like; that of ``label`` is also how labels come back.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Literal, Self
 
-from featstore.errors import NotFoundError, UsageError, did_you_mean
+from featstore.errors import NotFoundError, SetupError, UsageError, did_you_mean
+from featstore.keys import split_fragment
 
 #: Fields that are columns of their own; every other becomes an attribute.
 FIELDS = ("patient_id", "modality", "label", "site", "visit_id", "acquired_at", "split")
@@ -43,8 +46,7 @@ class Layout:
         """Compile a template.
 
         Raises:
-            UsageError: braces that don't match, a bad field name or type, or a type on a field other than label
-                that can't be kept.
+            UsageError: braces that don't match, a bad field name or an unknown type.
         """
         regex, fields, types = [], [], {}
         for piece in _PIECE.finditer(text.strip("/")):
@@ -85,7 +87,7 @@ class Layout:
 
 @dataclass(slots=True)
 class Found:
-    """One file of a tree: its path below the root, the fields that its path gave, and its stat."""
+    """One file: its path below the root, the fields that say what it is, and its stat; -1 where it isn't there."""
 
     path: str
     fields: dict[str, str]
@@ -99,7 +101,8 @@ class Scan:
 
     Attributes:
         found: the files that a layout matched, in path order.
-        unmatched: files that no layout matched, in path order; ``unmatched_readable`` of them could be decoded.
+        unmatched: files that no layout matched, in path order.
+        label_type: how labels come back.
     """
 
     found: list[Found]
@@ -121,13 +124,14 @@ def scan(root: Path, layouts: Sequence[Layout]) -> Scan:
     if len(types) > 1:
         raise UsageError(f"The layouts give {{label}} different types: {', '.join(sorted(types))}.")
     result = Scan([], [], types.pop() if types else None)
-    for path, stat in _files(root):
+    for path, size, mtime_ns in _files(root):
         for layout in layouts:
             if (fields := layout.match(path)) is not None:
-                result.found.append(Found(path, fields, stat.st_size, stat.st_mtime_ns))
+                _check_path(path)
+                result.found.append(Found(path, fields, size, mtime_ns))
                 break
         else:
-            result.unmatched.append(path)
+            result.unmatched.append(os.fsencode(path).decode(errors="backslashreplace"))
     if not result.found:
         example = f" The first file there is {result.unmatched[0]!r}." if result.unmatched else " It holds no files."
         raise UsageError(
@@ -137,23 +141,49 @@ def scan(root: Path, layouts: Sequence[Layout]) -> Scan:
     return result
 
 
-def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below ``root`` in a fixed order, as (POSIX path, stat). Links are followed, once; hidden ones skipped."""
-    seen: set[tuple[int, int]] = set()
-    stack = [root]
+def _check_path(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise UsageError(f"The name of {shown!r} isn't UTF-8.", hint="rename it; convmv does whole trees") from None
+    if split_fragment(path)[1] is not None:
+        raise UsageError(
+            f"The name {path!r} can't be told from a part of a file, because of its '#'.",
+            hint="rename the file or folder",
+        )
+
+
+def _files(root: Path) -> Iterator[tuple[str, int, int]]:
+    """Every file below ``root`` in a fixed order, as (POSIX path, size, mtime_ns); hidden ones are skipped.
+
+    Links are followed, but not in circles. One that leads nowhere is a file of size -1: it fails when it is extracted.
+    """
+    stack: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
     while stack:
-        folder = stack.pop()
+        folder, above = stack.pop()
         stat = folder.stat()
-        if (stat.st_dev, stat.st_ino) in seen:
+        if (stat.st_dev, stat.st_ino) in above:
             continue
-        seen.add((stat.st_dev, stat.st_ino))
+        above |= {(stat.st_dev, stat.st_ino)}
         folders = []
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(Path(entry.path))
-                elif entry.is_file():
-                    yield Path(entry.path).relative_to(root).as_posix(), entry.stat()
+        try:
+            with os.scandir(folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except PermissionError as error:
+            raise SetupError(f"The folder {folder} can't be read.", hint="check its owner and mode") from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append((Path(entry.path), above))
+                continue
+            path = Path(entry.path).relative_to(root).as_posix()
+            try:
+                stat = entry.stat()
+            except OSError:
+                yield path, -1, -1
+            else:
+                if S_ISREG(stat.st_mode):
+                    yield path, stat.st_size, stat.st_mtime_ns
         stack.extend(reversed(folders))

@@ -21,7 +21,8 @@ def read_manifest(
     """Read a CSV or Parquet manifest.
 
     Columns: ``path`` (absolute, or below ``root``; may end with a ``#fragment``), ``patient_id``, ``modality``, and if
-    wanted ``label, site, visit_id, acquired_at, split``; every other column becomes an attribute.
+    wanted ``label, site, visit_id, acquired_at, split``; every other column becomes an attribute. Empty cells, ``NA``,
+    ``NaN`` and ``NULL`` are no value.
 
     Args:
         root: where relative paths start; the manifest's own folder if not given.
@@ -33,7 +34,8 @@ def read_manifest(
         UsageError: no rows.
     """
     text = ["path", *(field for field in FIELDS if field not in {"label", "acquired_at"})]
-    rows = read_rows(path, text=text)
+    # Only labels are typed, and not even they where the type is given: an attribute "1.50" isn't 1.5.
+    rows = read_rows(path, text=text, typed=["label"] if label_type is None else [])
     require(rows, ["path", "patient_id", "modality"], f"The manifest {path.name}")
     if not rows.num_rows:
         raise UsageError(f"The manifest {path.name} has no rows.")
@@ -48,15 +50,15 @@ def read_manifest(
     for position, relative in enumerate(paths):
         fields = {name: value for name, values in columns.items() if (value := values[position]) is not None}
         file, fragment = split_fragment(relative)
-        full = base / file
+        full = Path(os.path.normpath(base / file))
         try:
             stat = os.stat(full)
             size, mtime_ns = stat.st_size, stat.st_mtime_ns
         except OSError:
             missing.append(relative)
             size = mtime_ns = -1
-        below = full.relative_to(base).as_posix() if full.is_relative_to(base) else full.as_posix()
-        found.append(Found(os.path.normpath(below) + (f"#{fragment}" if fragment else ""), fields, size, mtime_ns))
+        below = Path(os.path.relpath(full, base) if not os.path.isabs(file) or full.is_relative_to(base) else full)
+        found.append(Found(below.as_posix() + (f"#{fragment}" if fragment else ""), fields, size, mtime_ns))
     if missing and not allow_missing:
         raise NotFoundError(
             f"{len(missing)} of {len(paths)} files of {path.name} aren't there, such as {missing[0]!r} "

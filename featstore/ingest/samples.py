@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,15 @@ from featstore.catalog import samples as catalog
 from featstore.catalog.connection import Catalog
 from featstore.errors import ConflictError, UsageError, did_you_mean
 from featstore.ingest.layout import FIELDS, Found, LabelType, Scan
-from featstore.keys import check_name
+from featstore.keys import check_name, split_fragment
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, provenance, utc_now
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+#: Fields in which a space around the value would make another value of it, unseen.
+_SPACELESS = ("patient_id", "modality", "site", "visit_id", "split")
 
 
 @dataclass(slots=True)
@@ -67,9 +72,9 @@ def add_samples(
     Raises:
         UsageError, ConflictError: what is wrong and in which rows; the store is as it was.
     """
-    check_name(dataset, "data set")
+    check_name(dataset, "data set", hint="name it with --dataset NAME")
     rows = _rows(scan, root.resolve(), dataset, patient_id, modality)
-    unknown = [f.path for f in scan.found if not plugins.reads(f.path.partition("#")[0])]
+    unknown = [f.path for f in scan.found if not plugins.reads(split_fragment(f.path)[0])]
     if unknown:
         raise UsageError(
             f"{len(unknown)} of the files can't be read by any reader, such as {unknown[0]!r}.",
@@ -78,7 +83,7 @@ def add_samples(
     modalities: dict[str, int] = {}
     for name in rows.column("modality").to_pylist():
         modalities[name] = modalities.get(name, 0) + 1
-    with catalog_file.write() as connection:
+    with RunFolder.creating(store, "ingest") as create_run, catalog_file.write() as connection:
         checks = catalog.Checks(same_patients_across_sites=same_patients_across_sites)
         counts = catalog.compare(connection, rows, dataset, str(root.resolve()), checks)
         result = IngestResult(
@@ -87,7 +92,7 @@ def add_samples(
         )  # fmt: skip
         if not counts.anything:
             return result
-        run = RunFolder.create(store, "ingest")
+        run = create_run()
         run.save_rows("samples", rows)
         facts = {
             "kind": "ingest", "state": "done", "started_at": utc_now().isoformat(),
@@ -122,8 +127,16 @@ def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: 
                 f"Nothing says which modality {item.path!r} is.",
                 hint="put {modality} into the layout, or give --modality NAME",
             )
+        for name in _SPACELESS:
+            if fields.get(name, "") != fields.get(name, "").strip():
+                raise ConflictError(
+                    f"{name} {fields[name]!r} of {item.path!r} has spaces around it.",
+                    hint=f"correct the {name}: with and without spaces it would be two",
+                )
+        if fields.get("split"):
+            check_name(fields["split"], "split")
         columns["sample_key"].append(key)
-        columns["uri"].append((root / item.path).as_posix())
+        columns["uri"].append(_uri(root, item.path))
         columns["size"].append(item.size)
         columns["mtime_ns"].append(item.mtime_ns)
         columns["label"].append(_label(fields.get("label"), scan.label_type, item))
@@ -135,17 +148,28 @@ def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: 
     return pa.table(columns, schema=catalog.SCHEMA)
 
 
+def _uri(root: Path, path: str) -> str:
+    file, fragment = split_fragment(path)
+    uri = Path(os.path.normpath(root / file)).as_posix()
+    if split_fragment(uri)[1] is not None:
+        raise UsageError(
+            f"The name {uri!r} can't be told from a part of a file, because of its '#'.",
+            hint="rename the file or folder",
+        )
+    return uri if fragment is None else f"{uri}#{fragment}"
+
+
 def _fill(template: str, fields: Mapping[str, str]) -> str:
-    try:
-        return template.format_map(fields)
-    except KeyError as error:
-        name = str(error.args[0])
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in fields:
+            return fields[name]
         raise UsageError(
             f"--patient-id {template!r} asks for {{{name}}}, which isn't there.{did_you_mean(name, fields)}",
             hint=f"fields: {', '.join(sorted(fields))}",
-        ) from None
-    except (ValueError, IndexError, AttributeError) as error:
-        raise UsageError(f"--patient-id {template!r} isn't a template: {error}.") from error
+        )
+
+    return re.sub(r"\{([^{}]*)\}", value, template)
 
 
 def _label(text: str | None, kind: LabelType | None, item: Found) -> str | None:
@@ -154,7 +178,7 @@ def _label(text: str | None, kind: LabelType | None, item: Found) -> str | None:
         return None
     try:
         if kind == "int":
-            return str(int(text))
+            return str(int(re.sub(r"\.0*$", "", text)))  # "1.0": whole numbers beside a missing one, saved by pandas
         if kind == "float":
             value = float(text)
             if not math.isfinite(value):
@@ -169,18 +193,10 @@ def _time(text: str | None, item: Found) -> datetime | None:
     if not text:
         return None
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
+        time = datetime.fromisoformat(text)
     except ValueError:
         raise ConflictError(
             f"acquired_at {text!r} of {item.path!r} is no ISO 8601 time.",
             hint="write 2026-01-31 or 2026-01-31T09:30",
         ) from None
-
-
-def shown(values: Sequence[str], most: int = 5) -> str:
-    """The first few of many, for a message.
-
-    >>> shown(["a", "b", "c"], 2)
-    'a, b, … (3)'
-    """
-    return ", ".join(values[:most]) + (f", … ({len(values)})" if len(values) > most else "")
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)

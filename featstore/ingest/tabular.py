@@ -56,13 +56,13 @@ def add_table(
     _check_unique(rows)
     rows = rows.sort_by("patient_id")
     digest = content_hash(rows)
-    with catalog_file.write() as connection:
+    with RunFolder.creating(store, "ingest-table") as create_run, catalog_file.write() as connection:
         known, lookalikes = catalog.match_patients(connection, rows)
         columns = {field.name: str(field.type) for field in rows.schema}
         result = TabularResult(name, None, rows.num_rows, columns, known, lookalikes)
         if catalog.same(connection, name, digest, replace=replace):
             return result
-        run = RunFolder.create(store, "ingest-table")
+        run = create_run()
         run.save_rows(name, rows)
         facts = {
             "kind": "ingest-table", "state": "done", "started_at": utc_now().isoformat(),

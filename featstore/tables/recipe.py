@@ -56,10 +56,11 @@ class Recipe:
         for value, known, flag in ((self.join, JOINS, "--join"), (self.impute, ("none", "mean"), "--impute")):
             if value not in known:
                 raise UsageError(f"{flag} {value!r} isn't one of {', '.join(known)}.{did_you_mean(value, known)}")
-        if self.pca is not None and not (0 < self.pca < 1 or (self.pca >= 1 and self.pca == int(self.pca))):
+        if self.pca is not None and not (0 < self.pca < 1 or (self.pca >= 1 and float(self.pca).is_integer())):
             raise UsageError(
                 f"--pca takes a whole number, or a share of the variance between 0 and 1, not {self.pca:g}."
             )
+        self._check_leakage()
         self._check_columns()
         if (self.standardize or self.pca or self.impute != "none" or self._categorical()) and self.scheme is None:
             raise UsageError(
@@ -71,23 +72,30 @@ class Recipe:
     def _categorical(self) -> bool:
         return any(table.categorical for table in self.tables)
 
-    def _check_columns(self) -> None:
-        columns = [i.alias for i in self.inputs]
-        columns += [c for t in self.tables for c in (*t.numeric, *t.categorical)]
-        columns += [t.name for t in self.tables]
-        lower = [c.lower() for c in (*RESERVED, *columns)]
-        if twice := sorted({c for c in columns if lower.count(c.lower()) > 1}):
-            raise UsageError(
-                f"Two columns of the table would be called {', '.join(map(repr, twice))}.",
-                hint="name inputs apart: --input other=…",
-            )
-        table, _, column = self.label.partition(".")
+    def _check_leakage(self) -> None:
         for t in self.tables:
-            if column and t.name == table and column in (*t.numeric, *t.categorical):
+            for column in (*t.numeric, *t.categorical):
+                if column.lower() == "label":
+                    what = f"The column {column!r} of {t.name!r}"
+                elif f"{t.name}.{column}".lower() == self.label.lower():
+                    what = self.label
+                else:
+                    continue
                 raise LeakageError(
-                    f"{self.label} is the label and an input at once: a model would be given the answer.",
+                    f"{what} is the label and an input at once: a model would be given the answer.",
                     hint=f"take {column} out of --numeric and --categorical",
                 )
+
+    def _check_columns(self) -> None:
+        aliases = [i.alias for i in self.inputs]
+        columns = [c for t in self.tables for c in (*t.numeric, *t.categorical)]
+        names = [*aliases, *columns, *(t.name for t in self.tables)]
+        # Every column may get a mask beside it, so its name is taken too.
+        lower = [c.lower() for c in (*RESERVED, *names, *(f"has_{name}" for name in names))]
+        twice = [c for c in dict.fromkeys(names) if lower.count(c.lower()) > 1]
+        if twice:
+            hint = "name inputs apart: --input other=…" if set(twice) & set(aliases) else "give each column once"
+            raise UsageError(f"Two columns of the table would be called {', '.join(map(repr, twice))}.", hint=hint)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data: what is stored, and written as ``recipe.yaml``."""
@@ -125,8 +133,8 @@ class Recipe:
         wanted: dict[str, dict[str, list[str]]] = {t: {"numeric": [], "categorical": []} for t in tables}
         for kind, columns in (("numeric", numeric), ("categorical", categorical)):
             for text in columns:
-                table, column = _resolve(text, tables, known_columns or {})
-                wanted[table][kind].append(column)
+                owner, column = _resolve(text, tables, known_columns or {})
+                wanted[owner][kind].append(column)
         chosen = tuple(TabularInput(t, tuple(w["numeric"]), tuple(w["categorical"])) for t, w in wanted.items())
         for table in chosen:
             if not (table.numeric or table.categorical):
@@ -138,9 +146,10 @@ class Recipe:
 
 
 def _resolve(text: str, tables: Sequence[str], known: Mapping[str, Sequence[str]]) -> tuple[str, str]:
-    table, dot, column = text.partition(".")
-    if dot and table in tables:
-        return table, column
+    for table in tables:  # names of tables and of columns may hold dots
+        column = text.removeprefix(f"{table}.")
+        if column != text and column in known.get(table, ()):
+            return table, column
     owners = [t for t in tables if text in known.get(t, ())]
     if len(owners) == 1:
         return owners[0], text

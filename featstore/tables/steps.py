@@ -36,26 +36,20 @@ class Step(ABC):
 class ImputeMean(Step):
     """NaN → the train rows' mean of that feature.
 
-    The estimator is a ``StandardScaler(with_std=False)``: its ``mean_`` leaves NaN out, and it can learn block by block.
+    The means are a ``StandardScaler``'s, which leaves NaN out and can learn block by block; the estimator is the
+    ``SimpleImputer`` that has them.
     """
 
     name = "impute"
 
     def fit(self, blocks: Blocks) -> None:
-        from sklearn.preprocessing import StandardScaler
+        from sklearn.impute import SimpleImputer
 
-        self.estimator = StandardScaler(with_std=False)
-        for block in blocks():
-            self.estimator.partial_fit(block)
-        if not np.isfinite(self.estimator.mean_).all():
-            raise ConflictError(
-                f"{int((~np.isfinite(self.estimator.mean_)).sum())} feature(s) have no value in any train row, so "
-                "there is no mean to impute.",
-                hint="leave that input out, or split so that train has it",
-            )
+        mean = _scaler(blocks, with_std=False).mean_
+        self.estimator = SimpleImputer(strategy="mean").fit(mean[None])
 
     def transform(self, block: Matrix) -> Matrix:
-        return np.where(np.isnan(block), self.estimator.mean_, block)
+        return np.asarray(self.estimator.transform(block), np.float64)
 
 
 class Standardize(Step):
@@ -64,11 +58,7 @@ class Standardize(Step):
     name = "standardize"
 
     def fit(self, blocks: Blocks) -> None:
-        from sklearn.preprocessing import StandardScaler
-
-        self.estimator = StandardScaler()
-        for block in blocks():
-            self.estimator.partial_fit(block)
+        self.estimator = _scaler(blocks, with_std=True)
 
     def transform(self, block: Matrix) -> Matrix:
         return np.asarray(self.estimator.transform(block), np.float64)
@@ -88,7 +78,6 @@ class Pca(Step):
 
     def fit(self, blocks: Blocks) -> None:
         from sklearn.decomposition import PCA
-        from sklearn.utils.extmath import svd_flip
 
         rows, total = 0, np.zeros(0)
         for block in blocks():
@@ -110,7 +99,7 @@ class Pca(Step):
         variances, vectors = np.linalg.eigh(covariance)
         variances = np.maximum(variances[::-1], 0.0)  # rounding may leave a tiny negative one
         vectors = vectors[:, ::-1].T
-        _, vectors = svd_flip(None, vectors, u_based_decision=False)
+        vectors = vectors * _signs(vectors)[:, None]
         share = variances / variances.sum() if variances.sum() > 0 else variances
         if self.components < 1:
             keep = int(np.searchsorted(np.cumsum(share), self.components, side="right")) + 1
@@ -123,13 +112,44 @@ class Pca(Step):
         estimator.explained_variance_, estimator.explained_variance_ratio_ = variances[:keep], share[:keep]
         estimator.singular_values_ = np.sqrt(variances[:keep] * (rows - 1))
         estimator.n_components_, estimator.n_samples_, estimator.n_features_in_ = keep, rows, width
-        rest = variances[keep : min(rows, width)]
-        estimator.noise_variance_ = float(rest.mean()) if len(rest) else 0.0
+        estimator.noise_variance_ = float(variances[keep:].mean()) if keep < min(rows, width) else 0.0
         self.estimator = estimator
 
     def transform(self, block: Matrix) -> Matrix:
         _require_finite(block)
         return np.asarray(self.estimator.transform(block), np.float64)
+
+
+def _scaler(blocks: Blocks, *, with_std: bool) -> Any:
+    """A scaler of the train rows, NaN left out.
+
+    Raises:
+        ConflictError: a feature that no train row has a value of, of which nothing can be learned.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler(with_std=with_std)
+    values: npt.NDArray[np.int64] | int = 0
+    for block in blocks():
+        values = values + np.count_nonzero(~np.isnan(block), axis=0)
+        with np.errstate(invalid="ignore"):  # 0/0 while a feature has had no value yet
+            scaler.partial_fit(block)
+    if empty := np.count_nonzero(np.equal(values, 0)):
+        raise ConflictError(
+            f"{empty} feature(s) have no value in any train row, so there is nothing to learn of them.",
+            hint="leave that input out, or split so that train has it",
+        )
+    return scaler
+
+
+def _signs(vectors: Matrix) -> Matrix:
+    """scikit-learn's ``svd_flip``: the largest loading of each component is positive.
+
+    Loadings that tie, as those of the two columns of a yes/no category do, are told apart by place, not by rounding.
+    """
+    size = np.abs(vectors)
+    largest = np.argmax(size >= size.max(axis=1, keepdims=True) * (1 - 1e-9), axis=1)
+    return np.where(vectors[np.arange(len(vectors)), largest] < 0, -1.0, 1.0)
 
 
 def _require_finite(block: Matrix) -> None:

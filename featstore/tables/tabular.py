@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import NotFoundError, UsageError, did_you_mean
+from featstore.errors import ConflictError, NotFoundError, UsageError, did_you_mean
 from featstore.tables.recipe import TabularInput
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class TabularPart:
 
         Raises:
             NotFoundError: a column that isn't there. UsageError: a numeric column that holds no numbers.
+            ConflictError: an infinite number.
         """
         import pyarrow as pa
 
@@ -48,9 +49,10 @@ class TabularPart:
                     f"The table {spec.name!r} has no column {name!r}.{did_you_mean(name, rows.column_names)}",
                     hint=f"its columns: {', '.join(rows.column_names)}",
                 )
+        numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
         for name in spec.numeric:
             kind = rows.schema.field(name).type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            if not any(is_kind(kind) for is_kind in numbers):
                 raise UsageError(
                     f"The column {name!r} of {spec.name!r} holds {kind}, not numbers.",
                     hint=f"--categorical {name}",
@@ -58,6 +60,9 @@ class TabularPart:
         where = {patient: row for row, patient in enumerate(rows.column("patient_id").to_pylist())}
         index = pa.array([where.get(p) for p in patients], pa.int64())
         raw = rows.select([*spec.numeric, *spec.categorical]).take(index)
+        for position, column in enumerate(raw.columns):
+            if pa.types.is_floating(column.type):
+                raw = raw.set_column(position, raw.column_names[position], _finite(column, raw.column_names[position]))
         return cls(spec, raw, np.array([p in where for p in patients], bool))
 
     def fit(self, train: npt.NDArray[np.bool_]) -> None:
@@ -103,7 +108,10 @@ class TabularPart:
         import pyarrow as pa
 
         parts = [
-            self.raw.column(name).cast(pa.float64()).combine_chunks().to_numpy(zero_copy_only=False)[:, None]
+            self.raw.column(name)
+            .cast(pa.float64(), safe=False)
+            .combine_chunks()
+            .to_numpy(zero_copy_only=False)[:, None]
             for name in self.spec.numeric
         ]
         if self.encoder is not None:
@@ -125,3 +133,12 @@ class TabularPart:
             if not has.all():
                 found[f"has_{name}"] = has
         return found
+
+
+def _finite(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column of decimals with null for NaN: a missing value is one thing, however a file writes it."""
+    import pyarrow.compute as pc
+
+    if pc.any(pc.is_inf(column)).as_py():
+        raise ConflictError(f"The column {name!r} holds an infinite number.", hint="correct it, and ingest it anew")
+    return pc.if_else(pc.is_nan(column), None, column)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from featstore.arrays import FeatureReader, arrow_vectors
 from featstore.catalog.connection import Catalog
 from featstore.catalog.feature_sets import FeatureSet
 from featstore.catalog.training_tables import log_metrics
-from featstore.errors import NotFoundError, did_you_mean
+from featstore.errors import CorruptError, NotFoundError, did_you_mean
 from featstore.runs import utc_now
-from featstore.tables.materialize import DATA
+from featstore.tables.writing import DATA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,12 +43,19 @@ class TrainingTable:
         """All columns, or those rows that are in one split.
 
         Raises:
-            NotFoundError: the table has no such split.
+            NotFoundError: the table has no such split. CorruptError: its file is gone or damaged.
         """
+        import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        rows = pq.read_table(self.path / DATA)
+        try:
+            rows = pq.ParquetFile(self.path / DATA).read()
+        except (OSError, pa.ArrowException) as error:
+            raise CorruptError(
+                f"The data of {self.name}@v{self.version} can't be read: {str(error).splitlines()[0]}",
+                hint=f"restore {self.path} from a backup, or materialize another version",
+            ) from error
         if split is None:
             return rows
         _require_split(split, rows.column("split").unique().to_pylist(), f"The table {self.name!r}")
@@ -72,7 +80,8 @@ class TrainingTable:
 
     def to_pandas(self) -> pd.DataFrame:
         """All rows; a vector column holds one array a row."""
-        return self.to_arrow().to_pandas()
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
 
     def fitted(self) -> dict[str, Any]:
         """What was learned from the train rows: scikit-learn objects by step (``standardize``, ``pca``, ``onehot``…).
@@ -128,20 +137,34 @@ class FeatureSetView:
         kinds = set(rows.column("label_type").to_pylist()) - {None}
         kind = kinds.pop() if len(kinds) == 1 else "str"
         segments, positions = (rows.column(c).to_numpy() for c in ("segment", "row"))
-        with FeatureReader(self.segments) as reader:
-            vectors = reader.gather(segments, positions)
+        if rows.num_rows:
+            with self._reader() as reader:
+                vectors = reader.gather(segments, positions)
+        else:
+            vectors = np.empty((0, *self.feature_set.shape), self.feature_set.dtype)
         keys = np.array(rows.column("sample_key").to_pylist(), dtype=np.str_)
         return vectors, _labels(rows.column("label").to_pylist(), kind), keys
 
     def to_arrow(self) -> pa.Table:
         """``sample_key, patient_id, modality, split, site, label, vector``, zero-copy where the arrays are mapped."""
+        import pyarrow as pa
+
         segments, positions = (self.rows.column(c).to_numpy() for c in ("segment", "row"))
-        vectors = arrow_vectors(FeatureReader(self.segments), segments, positions)
+        if len(self):
+            vectors = arrow_vectors(self._reader(), segments, positions)
+        else:
+            vectors = pa.chunked_array([], pa.list_(pa.float32(), prod(self.feature_set.shape)))
         return self.rows.drop_columns(["label_type", "segment", "row"]).append_column("vector", vectors)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a sample; the column ``vector`` holds one array a row."""
-        return self.to_arrow().to_pandas()
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
+
+    def _reader(self) -> FeatureReader:
+        # A segment that a run has only reserved holds no row of ours, and need not be there yet.
+        used = self.rows.column("segment").unique().to_pylist()
+        return FeatureReader({id: self.segments[id] for id in used})
 
     def _chosen(self, split: str | None, modality: str | None) -> pa.Table:
         import pyarrow.compute as pc

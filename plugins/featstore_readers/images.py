@@ -64,7 +64,7 @@ def _decoder(data: bytes) -> tuple[str, Callable[[bytes], Pixels]]:
         return "BMP", _simple(BmpImagePlugin.BmpImageFile)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP", _webp
-    raise InputError(f"The file isn't PNG, JPEG, TIFF, BMP or WebP: it begins with {data[:8]!r}.")
+    raise InputError(f"The file isn't PNG, JPEG, TIFF, BMP or WebP: it begins with {data[:4].hex(' ')}.")
 
 
 def _simple(kind: type[ImageFile.ImageFile]) -> Callable[[bytes], Pixels]:

@@ -1,8 +1,7 @@
 """PNG (https://www.w3.org/TR/png-3/), at all of its bits.
 
 Pillow has no mode for 16-bit colour and reduces it to 8 bits without a word. Its PNG decoder can be told,
-though, which bytes of a sample to keep: decoding twice, for the high and for the low bytes, gives all 16
-bits.
+though, which bytes of a sample to keep: decoding twice, for the high and the low ones, gives all 16 bits.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ def featstore_resolve_backbone(name: str) -> BackboneSpec | None:
             f"timm {timm.__version__} has no model {model!r}.{did_you_mean(model, timm.list_models())}",
             hint="python -c 'import timm; print(timm.list_models(\"*vit*\"))' lists them",
         )
-    tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
-    if "." in model and model not in tags:
+    architecture, dot, _ = model.partition(".")
+    tags = timm.list_pretrained(f"{architecture}.*") if dot else []
+    if dot and model not in tags:
         raise NotFoundError(f"timm {timm.__version__} has no weights {model!r}.{did_you_mean(model, tags)}")
     return BackboneSpec(name, load=_load, description="a model of timm")

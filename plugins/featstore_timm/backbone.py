@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,16 +17,15 @@ from featstore_timm.layout import Layout, find_layout
 from featstore_timm.library import import_timm
 
 _NO_WEIGHTS = (
-    "--checkpoint FILE takes local weights, and --no-pretrained untrained ones; a machine with internet fills the "
-    "cache ($HF_HOME) that this one can use"
+    "--checkpoint FILE takes local weights, and --no-pretrained untrained ones; a machine with internet "
+    "fills the cache ($HF_HOME) that this one can use"
 )
 
 
 class TimmBackbone(Backbone):
     """``forward_features`` of one timm model, in evaluation mode.
 
-    The layer ``last`` is what timm's own head would see: after the final norm where the family has one before
-    pooling.
+    The layer ``last`` is what timm's own head sees: after the final norm, where that comes before pooling.
     """
 
     layers = ("last",)
@@ -56,19 +56,22 @@ def load(request: BackboneRequest) -> TimmBackbone:
         SetupError: the weights can't be had, or the model's output isn't understood.
         UsageError: options that contradict each other, or that the model doesn't have.
     """
+    if request.in_chans is not None and request.in_chans < 1:
+        raise UsageError(f"{request.name}: a network takes one channel at least, not {request.in_chans}.")
     if request.checkpoint is not None and request.pretrained:
         raise UsageError(f"{request.name}: take pretrained weights or --checkpoint, not both.")
     settings = dict(request.settings)
     keys = settings.pop("checkpoint_keys", "names")
     if keys not in KEY_MODES or (keys != "names" and request.checkpoint is None):
         raise UsageError(f"checkpoint_keys={keys} needs --checkpoint, and is one of {', '.join(KEY_MODES)}.")
-    pretrained = request.checkpoint is None and request.pretrained is not False
-    module = _create(request, pretrained)
+    config = _data_config(request.rest)
+    transform = _transform(config, request.in_chans, settings)  # a typing error is said before weights are fetched
+    module = _create(request, pretrained=request.checkpoint is None and request.pretrained is not False)
     if request.checkpoint is not None:
         load_checkpoint(module, request.rest, request.checkpoint, keys)
     module.eval()
-    transform = _transform(module, settings)
-    _fit_input_size(module, transform, request.name)
+    if transform.image_size != tuple(config["input_size"][-2:]):
+        _resize_input(module, transform.image_size, request.name)
     return TimmBackbone(module, transform, _probe(module, transform, request))
 
 
@@ -117,33 +120,36 @@ def _no_random_weights(name: str, pretrained: bool) -> Iterator[None]:
         )
 
 
-def _transform(module: Any, overrides: Mapping[str, str]) -> ImageTransform:
-    """The evaluation transform that timm declares for these weights, with the user's settings over it."""
-    config = import_timm().data.resolve_model_data_config(module)
-    channels = getattr(module, "in_chans", config["input_size"][0])
-    defaults: dict[str, Any] = {
-        "image_size": tuple(config["input_size"][-2:]),
-        "interpolation": config["interpolation"],
-        "crop_pct": config["crop_pct"],
-        "crop_mode": config["crop_mode"],
-        "channels": channels,
-    }
+def _data_config(name: str) -> dict[str, Any]:
+    """What timm declares about the inputs that these weights were trained on."""
+    timm = import_timm()
+    config: dict[str, Any] = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    return config
+
+
+def _transform(config: Mapping[str, Any], in_chans: int | None, settings: Mapping[str, str]) -> ImageTransform:
+    """timm's evaluation transform, with the user's settings over it."""
+    channels = config["input_size"][0] if in_chans is None else in_chans
+    defaults: dict[str, Any] = {"image_size": tuple(config["input_size"][-2:]), "channels": channels}
+    defaults |= {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode")}
     for key in ("mean", "std"):
         values = tuple(config[key])
-        # timm sums or repeats the RGB kernels for other channel counts: the RGB mean is then the fair value
-        # for each
+        # For other channel counts timm sums or repeats the RGB kernels: RGB's average is then fair to each channel.
         defaults[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
-    return ImageTransform.from_settings(defaults, overrides, others=("checkpoint_keys",))
+    return ImageTransform.from_settings(defaults, settings, others=("checkpoint_keys",))
 
 
-def _fit_input_size(module: Any, transform: ImageTransform, name: str) -> None:
-    """Resample a ViT's or Swin's positions to ``image_size``; convolutional networks take any size."""
-    own_size = tuple(import_timm().data.resolve_model_data_config(module)["input_size"][-2:])
-    if transform.image_size != own_size and hasattr(module, "set_input_size"):
-        try:
-            module.set_input_size(img_size=transform.image_size)
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise UsageError(f"{name} can't take images of {transform.image_size}: {error}") from error
+def _resize_input(module: Any, size: tuple[int, int], name: str) -> None:
+    """Resample a ViT's or Swin's positions; convolutional networks take any size as they are."""
+    if not hasattr(module, "set_input_size"):
+        return
+    try:
+        with warnings.catch_warnings():
+            # timm's resampling indexes in a way that torch deprecates: once torch changes, shapes won't fit there
+            warnings.simplefilter("ignore", UserWarning)
+            module.set_input_size(img_size=size)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{name} can't take images of {size}: {error}") from error
 
 
 def _probe(module: Any, transform: ImageTransform, request: BackboneRequest) -> Layout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,17 +20,18 @@ KEY_MODES = ("names", "order")
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
 
+# How torch names what it refused to unpickle.
+_GLOBAL = re.compile(r"unsupported (?:global: )?GLOBAL ([\w.]+)", re.IGNORECASE)
+
 Weights = dict[str, torch.Tensor]
 
 
 def load_checkpoint(module: Any, name: str, path: Path, keys: str) -> None:
-    """Load ``path`` (.safetensors, or what ``torch.save`` wrote) into ``module``, which was built without a
-    head.
+    """Load ``path`` (.safetensors, or what ``torch.save`` wrote) into ``module``, built without a classifier.
 
     Every tensor of the backbone must be in the file, with its shape; the classifier's, as timm names it, may
     be. With ``keys="order"`` the file's names are ignored and its tensors taken in the model's own order, all
-    shapes being
-    equal: for the same network under another library's names.
+    shapes being equal: for the same network under another library's names.
 
     Raises:
         SetupError: the file can't be read, holds code, or doesn't fit.
@@ -90,16 +91,14 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error):  # torch names the class there that it refused to build
+    except Exception as error:  # zip, pickle and safetensors readers have no base class in common
+        if code := _GLOBAL.search(str(error)):
             raise SetupError(
-                f"{path.name} holds pickled code, not only tensors, and featstore never runs a file's code: "
-                f"{_reason(error)}",
-                hint="save the state dict alone, with safetensors, on a machine that trusts the file",
+                f"{path.name} isn't tensors alone, it wants {code[1]} to be built as well; featstore runs no code "
+                "that comes in a file.",
+                hint="where the file is trusted, save its state dict alone, best as .safetensors",
             ) from error
-        raise SetupError(f"{path.name} is no weights file, or is damaged: {_reason(error)}") from error
-    except Exception as error:
-        raise SetupError(f"{path.name} is no weights file, or is damaged: {_reason(error)}") from error
+        raise SetupError(f"{path.name} is no weights file, or is damaged ({type(error).__name__}).") from error
 
 
 def _by_name(weights: Weights, module: Any) -> Weights:
@@ -137,9 +136,3 @@ def _of_classifier(key: str, module: Any) -> bool:
 
 def _some(names: list[str]) -> str:
     return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
-
-
-def _reason(error: Exception) -> str:
-    """The one line of torch's page-long messages that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "Unsupported" in line), lines[0] if lines else type(error).__name__)[:300]

@@ -44,12 +44,10 @@ class Layout:
 
 
 def find_layout(model: Any, features: Any, size: tuple[int, int], name: str) -> Layout:
-    """The layout of what ``forward_features`` gave for images of ``size``, from what the model says of
-    itself.
+    """The layout of what ``forward_features`` gave for images of ``size``, by what the model says of itself.
 
-    Shapes confirm it and never decide between two readings: a model that speaks neither of its format (timm
-    then means NCHW for four axes, and NLC for three) nor has its channels where that format has them is
-    refused.
+    Where it doesn't name its format, timm means NCHW for four axes and NLC for three. The shape only confirms:
+    a model whose channels aren't where its format has them is refused.
 
     Raises:
         SetupError: the output can't be read as tokens.

@@ -126,8 +126,14 @@ def test_other_shapes_are_refused(call: str) -> None:
     "call", ["gem(0)", "gem(-1)", "gem(nan)", "gem(inf)", "gem(2,3)", "mean(1)", "cls(0)", "tokens(2)"]
 )
 def test_arguments_are_checked_before_anything_runs(call: str) -> None:
-    with pytest.raises(UsageError, match="takes"):
+    with pytest.raises(UsageError, match=r"takes|finite|numbers"):
         pooler(call)
+
+
+@pytest.mark.parametrize("p", [float("nan"), float("inf"), -float("inf")])
+def test_gem_itself_refuses_what_is_no_number(p: float) -> None:
+    with pytest.raises(UsageError, match="one finite p above 0"):
+        SPECS["gem"].load(p)
 
 
 def test_what_needs_tokens_doesnt_take_groups() -> None:

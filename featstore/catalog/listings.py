@@ -1,0 +1,137 @@
+"""What people ask of a store by name: lists, everything about one thing, counts, failures. Each is a query or two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from featstore.catalog import sandbox
+from featstore.catalog.connection import Catalog
+from featstore.errors import NotFoundError, UsageError, did_you_mean
+from featstore.keys import Ref
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Noun → the query that lists it.
+LISTS: Mapping[str, str] = {
+    "features": "SELECT name, version, backbone, pooler, dim, dtype, vectors, patients, created_at FROM feature_sets "
+    "ORDER BY name, version",
+    "runs": "SELECT run_id, kind, state, done, failed, seconds, started_at FROM runs ORDER BY started_at, run_id",
+    "tables": 'SELECT name, version, "rows", label, scheme, created_at, path FROM tables ORDER BY name, version',
+    "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY sample_key",
+}
+_COUNTS = """
+SELECT
+    (SELECT count(*) FROM patients) AS patients,
+    (SELECT count(*) FROM samples) AS samples,
+    (SELECT count(*) FROM feature_sets) AS feature_sets,
+    (SELECT coalesce(sum(vectors), 0)::BIGINT FROM feature_sets) AS vectors,
+    (SELECT count(*) FROM tables) AS tables,
+    (SELECT count(*) FROM runs) AS runs,
+    (SELECT count(DISTINCT sample_key) FROM failures WHERE NOT resolved) AS failed_inputs
+"""
+_MODALITIES = (
+    "SELECT modality, count(DISTINCT patient_id) AS patients, count(*) AS samples FROM samples GROUP BY 1 ORDER BY 1"
+)
+_SPLITS = "SELECT scheme, split, count(*) AS patients FROM splits GROUP BY ALL ORDER BY ALL"
+_RUNNING = "SELECT run_id, done, failed FROM runs WHERE state = 'running' ORDER BY run_id"
+
+
+def ls(catalog: Catalog, noun: str) -> pa.Table:
+    """The list of one noun.
+
+    Raises:
+        UsageError: there is no such list.
+    """
+    if noun not in LISTS:
+        raise UsageError(
+            f"There is no list of {noun!r}.{did_you_mean(noun, [*LISTS, 'plugins'])}",
+            hint=f"featstore ls {'|'.join(LISTS)}|plugins",
+        )
+    return sandbox.query(catalog, LISTS[noun])
+
+
+def show(catalog: Catalog, name: str) -> dict[str, Any]:
+    """What is called ``name`` or ``NAME@vK``: kind → its facts, or a list of them.
+
+    Raises:
+        NotFoundError: nothing is called so, with a suggestion.
+    """
+    try:
+        ref = Ref.parse(name)
+    except UsageError:  # a sample key may hold anything
+        ref = Ref(name)
+    of_version = "true" if ref.version is None else f"version = {ref.version}"
+    base, whole = literal(ref.name), literal(name)
+    latest = f"WHERE name = {base} AND {of_version} ORDER BY version DESC LIMIT 1"
+    queries = {
+        "feature set": f"SELECT * FROM feature_sets {latest}",
+        "training table": f"SELECT * FROM tables {latest}",
+        "run": f"SELECT * FROM runs WHERE run_id = {whole}",
+        "table": 'SELECT t.name, t.row_count AS "rows", r.run_id FROM core.tabular t JOIN core.run r ON r.id = t.run '
+        f"WHERE t.name = {whole}",
+        "split scheme": f"SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = {whole} "
+        "GROUP BY ALL ORDER BY 2",
+        "sample": f"SELECT * FROM samples WHERE sample_key = {whole}",
+    }
+    found = {kind: rows for kind, query in queries.items() if (rows := sandbox.query(catalog, query).to_pylist())}
+    if not found:
+        versions = sandbox.query(
+            catalog,
+            f"SELECT version FROM feature_sets WHERE name = {base} UNION "
+            f"SELECT version FROM tables WHERE name = {base} ORDER BY 1",
+        ).column(0)
+        if len(versions):
+            known = ", ".join(f"v{version}" for version in versions.to_pylist())
+            raise NotFoundError(
+                f"{ref.name!r} has no version {ref.version}; there is {known}.", hint=f"featstore show {ref.name}"
+            )
+        names = sandbox.query(
+            catalog,
+            "SELECT name FROM feature_sets UNION SELECT name FROM tables UNION SELECT run_id FROM runs "
+            "UNION SELECT name FROM core.tabular UNION SELECT scheme FROM splits",
+        ).column(0)
+        raise NotFoundError(
+            f"Nothing here is called {name!r}.{did_you_mean(ref.name, names.to_pylist())}", hint="featstore ls features"
+        )
+    return {kind: rows[0] if len(rows) == 1 else rows for kind, rows in found.items()}
+
+
+def status(catalog: Catalog) -> dict[str, Any]:
+    """Counts of everything, ``modalities``, ``splits`` and ``unfinished`` runs."""
+    return {
+        **sandbox.query(catalog, _COUNTS).to_pylist()[0],
+        "modalities": sandbox.query(catalog, _MODALITIES).to_pylist(),
+        "splits": sandbox.query(catalog, _SPLITS).to_pylist(),
+        "unfinished": sandbox.query(catalog, _RUNNING).to_pylist(),
+    }
+
+
+def errors(catalog: Catalog, run_id: str | None, *, resolved: bool) -> pa.Table:
+    """Failed inputs, each as it failed last; see :meth:`featstore.Store.errors`.
+
+    Raises:
+        NotFoundError: no such run.
+    """
+    of_run = "true"
+    if run_id is not None:
+        runs = sandbox.query(catalog, "SELECT run_id FROM runs ORDER BY 1").column(0).to_pylist()
+        if run_id not in runs:
+            raise NotFoundError(f"There is no run {run_id!r}.{did_you_mean(run_id, runs)}", hint="featstore ls runs")
+        of_run = f"run_id = {literal(run_id)}"
+    return sandbox.query(
+        catalog,
+        "SELECT sample_key, stage, error, message, count(*) OVER same AS attempts, failed_at, run_id, resolved, uri "
+        f"FROM failures WHERE {of_run} AND ({resolved} OR NOT resolved) WINDOW same AS (PARTITION BY sample_key) "
+        "QUALIFY row_number() OVER (PARTITION BY sample_key ORDER BY failed_at DESC) = 1 ORDER BY sample_key",
+    )
+
+
+def literal(text: str) -> str:
+    """A text, quoted for SQL.
+
+    >>> literal("it's")
+    "'it''s'"
+    """
+    return "'" + text.replace("'", "''") + "'"

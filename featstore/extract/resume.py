@@ -1,0 +1,107 @@
+"""Runs that were killed: what they finished is taken in, and the rest is gone on with, or left to a new plan."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from featstore.catalog import runs
+from featstore.catalog.connection import Catalog
+from featstore.errors import BusyError, CorruptError
+from featstore.extract import journal
+from featstore.extract import network as net
+from featstore.extract.commit import Committer
+from featstore.extract.encoder import Encoder
+from featstore.extract.plan import Plan
+from featstore.extract.request import ExtractRequest
+from featstore.runs import RunFolder, utc_now
+
+log = logging.getLogger("featstore")
+
+#: What two requests may differ in and still make the same rows in the same batches. What the weights are is told by
+#: the fingerprint, not by how the flags were written.
+_FREE = {"num_workers", "device", "threads", "checkpoint", "pretrained", "seed"}
+
+
+def absorb_dead_runs(store: Path, catalog: Catalog) -> None:
+    """Put into the catalog what killed runs have finished; every writing command begins with it."""
+    for plan, _ in _dead_plans(store, catalog):
+        Committer(catalog, plan).commit()
+
+
+def resume(store: Path, catalog: Catalog, request: ExtractRequest, encoder: Encoder, locks: ExitStack) -> list[Plan]:
+    """Take over the dead runs of these very feature sets.
+
+    Those that were asked for alike are gone on with, their locks held by ``locks``. The others are ended: what they
+    finished stays, and the rest is planned anew. Runs of other feature sets are left as they are.
+    """
+    plans = []
+    for plan, lock in _dead_plans(store, catalog):
+        sets = {(planned.name, planned.fingerprint) for planned in plan.sets}
+        if not sets & encoder.makes or Committer(catalog, plan).commit():
+            continue
+        if sets <= encoder.makes and _alike(plan.run.facts()["request"], request):
+            locks.enter_context(lock.pop_all())
+            _note_resumption(plan, encoder)
+            plans.append(plan)
+        else:
+            _abandon(catalog, plan.run, plan.id)
+            journal.fold(plan.run)
+    return plans
+
+
+def _note_resumption(plan: Plan, encoder: Encoder) -> None:
+    here = net.capability()
+    if dict(plan.frozen.capability) != here or plan.frozen.device != encoder.device.partition(":")[0]:
+        log.warning(
+            "Run %s was begun elsewhere (%s): its remaining vectors agree to about 1e-5, not to the bit.",
+            plan.run.run_id, plan.frozen.device,
+        )  # fmt: skip
+    before = plan.run.facts().get("resumed", [])
+    plan.run.record(resumed=[*before, {"at": utc_now().isoformat(), "device": encoder.device, "capability": here}])
+
+
+def _alike(old: Mapping[str, Any], new: ExtractRequest) -> bool:
+    """Whether two requests, the older one as JSON, ask for the same rows in the same batches."""
+    asked: dict[str, Any] = json.loads(json.dumps(new.to_json()))
+    return {k: v for k, v in old.items() if k not in _FREE} == {k: v for k, v in asked.items() if k not in _FREE}
+
+
+def _dead_plans(store: Path, catalog: Catalog) -> Iterator[tuple[Plan, ExitStack]]:
+    """The plans of unfinished runs that no process works on, each with its lock, held until the next is asked for."""
+    for id, run_id in _open_runs(catalog):
+        run = RunFolder(store / "runs" / run_id)
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(run.locked())
+                if (id, run_id) not in _open_runs(catalog):  # its process ended it a moment ago
+                    continue
+                plan = Plan.load(run, id)
+            except BusyError:
+                continue
+            except (CorruptError, FileNotFoundError) as error:
+                # To refuse every command until somebody mends it would help nobody: at worst, vectors are made again.
+                reason = error.message if isinstance(error, CorruptError) else "It isn't there."
+                log.warning(
+                    "The folder of the unfinished run %s can't be used, so the run is ended. %s", run_id, reason
+                )
+                _abandon(catalog, run, id)
+                continue
+            yield plan, lock
+
+
+def _open_runs(catalog: Catalog) -> list[tuple[int, str]]:
+    with catalog.read() as connection:
+        return runs.open_runs(connection)
+
+
+def _abandon(catalog: Catalog, run: RunFolder, id: int) -> None:
+    now = utc_now()
+    with catalog.write() as connection:
+        runs.finish_run(connection, id, "abandoned", now)
+    if run.path.is_dir():
+        run.record(state="abandoned", finished_at=now.isoformat())

@@ -1,0 +1,87 @@
+"""Retry: failed inputs are tried again, with the settings that they failed with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from featstore.catalog import runs
+from featstore.catalog.connection import Catalog
+from featstore.errors import CorruptError, FeatstoreError, NotFoundError
+from featstore.extract.request import ExtractRequest
+from featstore.extract.resume import absorb_dead_runs
+from featstore.extract.run import ExtractResult, Progress, extract
+from featstore.plugins import Plugins
+from featstore.runs import RunFolder
+
+log = logging.getLogger("featstore")
+
+
+def retry(
+    store: Path,
+    catalog: Catalog,
+    plugins: Plugins,
+    run_id: str | None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[ExtractResult]:
+    """Try failed inputs again, with the settings of the run that they failed in last.
+
+    Args:
+        run_id: one run; all runs with unresolved failures if None. One of these that can't be repeated is warned of,
+            and keeps no other from being tried.
+
+    Raises:
+        NotFoundError: no such run. ConflictError: the weights or code are not those of the run any more.
+        SetupError: the environment's fault.
+    """
+    absorb_dead_runs(store, catalog)
+    with catalog.read() as connection:
+        if run_id and not runs.exists(connection, run_id):
+            raise NotFoundError(f"There is no run {run_id!r}.", hint="featstore ls runs")
+        failed = runs.failed_inputs(connection, run_id)
+    results: list[ExtractResult] = []
+    problems: list[tuple[str, FeatstoreError]] = []
+    for run, keys in failed.items():
+        try:
+            results.append(_retry(store, catalog, plugins, run, keys, on_progress))
+        except FeatstoreError as error:
+            problems.append((run, error))
+    if problems and not results:
+        raise problems[0][1]
+    for run, problem in problems:
+        log.warning("The failed inputs of %s could not be tried again: %s", run, problem.message)
+    return results
+
+
+def _retry(
+    store: Path,
+    catalog: Catalog,
+    plugins: Plugins,
+    run_id: str,
+    keys: Sequence[str],
+    on_progress: Callable[[Progress], None] | None,
+) -> ExtractResult:
+    import pyarrow as pa
+
+    facts = RunFolder(store / "runs" / run_id).facts()
+    if "plan" not in facts:
+        raise CorruptError(f"The folder of the run {run_id} is gone.", hint="restore runs/ from a backup")
+    expected = {planned["name"]: planned["fingerprint"] for planned in facts["plan"]["sets"]}
+    request = ExtractRequest.from_json(facts["request"])
+    kept = tuple(pooler for name, pooler in request.outputs().items() if name in expected)
+    if len(kept) == 1 and len(request.poolers) > 1:  # keep the name that the pooler gave it
+        request = replace(request, name=next(iter(expected)), poolers=kept)
+    elif len(kept) < len(request.poolers):
+        request = replace(request, poolers=kept)
+    return extract(
+        store,
+        catalog,
+        plugins,
+        replace(request, where=None),
+        on_progress=on_progress,
+        only=pa.table({"sample_key": list(keys)}),
+        expected=expected,
+    )

@@ -1,0 +1,61 @@
+"""A plugin for tests: a file of float32 numbers is its own vector, so a test knows every vector to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from featstore import Backbone, BackboneRequest, BackboneSpec, Fuser, FuserSpec, ReaderSpec, Source, Tokens, hookimpl
+
+
+class Identity(Backbone):
+    """``numbers:<dim>``: the numbers themselves, one token an input."""
+
+    def __init__(self, dim: int) -> None:
+        self.input_shape = (dim,)
+        self.preprocessing = {"dim": dim}
+
+    @staticmethod
+    def transform(decoded: np.ndarray) -> np.ndarray:
+        return decoded
+
+    def forward(self, batch, layers):
+        return {layer: Tokens(batch[:, None, :]) for layer in layers}
+
+
+class Twice(Fuser):
+    """Learns the train rows' mean of the first part, and gives twice its distance from it."""
+
+    def fit(self, blocks) -> None:
+        first = np.concatenate([next(iter(parts.values())) for parts in blocks()])
+        self.mean = np.nanmean(first, axis=0)
+
+    def transform(self, parts) -> np.ndarray:
+        return 2 * (next(iter(parts.values())) - self.mean)
+
+    def estimators(self) -> dict[str, object]:
+        return {"mean": self.mean}
+
+
+def _read(source: Source) -> np.ndarray:
+    return np.frombuffer(source.read_bytes(), "<f4")
+
+
+def _load(request: BackboneRequest) -> Backbone:
+    return Identity(int(request.rest))
+
+
+@hookimpl
+def featstore_resolve_backbone(name: str) -> BackboneSpec | None:
+    return BackboneSpec(name, _load) if name.startswith("numbers:") else None
+
+
+@hookimpl
+def featstore_readers() -> Iterable[ReaderSpec]:
+    yield ReaderSpec("numbers", (".f4",), _read)
+
+
+@hookimpl
+def featstore_fusers() -> Iterable[FuserSpec]:
+    yield FuserSpec("twice", Twice)
