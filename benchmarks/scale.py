@@ -1,4 +1,4 @@
-"""How long a large store takes: ingest, plan, extract, materialize; each against a floor that does no more than it must.
+"""How long a large store takes: ingest, plan, extract, materialize; each against a floor that does only what it must.
 
 Every phase runs in a process of its own, which says how long it took beyond imports and how far its memory grew. The
 inputs are files of float32 numbers that are their own vectors, so that nothing but featstore is measured.
@@ -204,8 +204,8 @@ def run(name: str, which: int, folder: str, dim: int) -> tuple[float, int]:
 
 
 def measure(phase: Callable[[Path, int], None], folder: Path, dim: int) -> tuple[float, int]:
-    for module in ("torch", "torch.utils.data", "duckdb", "zarr", "pyarrow.parquet", "sklearn.preprocessing", "skops.io",
-                   "featstore.extract.run", "featstore.tables"):  # fmt: skip
+    ours = ("featstore.extract.run", "featstore.tables")
+    for module in ("torch.utils.data", "duckdb", "zarr", "pyarrow.parquet", "sklearn.preprocessing", "skops.io", *ours):
         importlib.import_module(module)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()

@@ -40,9 +40,14 @@ def test_rows_come_back(tmp_path: Path) -> None:
 def test_a_run_that_fails_leaves_no_folder(tmp_path: Path) -> None:
     with RunFolder.creating(tmp_path, "split") as create_run:
         kept = create_run()
-    with pytest.raises(KeyboardInterrupt), RunFolder.creating(tmp_path, "split") as create_run:
-        create_run().record(state="done")
-        raise KeyboardInterrupt
+
+    def fail() -> None:
+        with RunFolder.creating(tmp_path, "split") as create_run:
+            create_run().record(state="done")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert list((tmp_path / "runs").iterdir()) == [kept.path]
 
 

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -204,10 +204,13 @@ def identifier(name: str) -> str:
 @contextmanager
 def registered(connection: duckdb.DuckDBPyConnection, **tables: pa.Table) -> Iterator[None]:
     """Let queries see Arrow tables under the given names, for the block."""
+    import duckdb
+
     for name, table in tables.items():
         connection.register(name, table)
     try:
         yield
     finally:
         for name in tables:
-            connection.unregister(name)
+            with suppress(duckdb.TransactionException):  # after an error, which is what the caller must see
+                connection.unregister(name)

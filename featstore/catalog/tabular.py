@@ -44,7 +44,7 @@ def same(connection: duckdb.DuckDBPyConnection, name: str, content_hash: str, *,
         taken = first(
             connection.execute(
                 "SELECT count(*) FROM duckdb_views() WHERE lower(view_name) = lower(?) AND schema_name = 'main' "
-                "AND database_name = current_database()",
+                "AND (database_name = current_database() OR internal)",
                 [name],
             )
         )
@@ -69,12 +69,12 @@ def put(
     """Create or replace the table, its view and its record. A table keeps the spelling of its name."""
     run = add_run(connection, run_id, facts, done=rows.num_rows)
     old = first(connection.execute("SELECT name FROM core.tabular WHERE lower(name) = lower(?)", [name]))
-    with registered(connection, incoming=rows):
+    with registered(connection, _incoming=rows):  # no table's name begins so
         if old:
             name = str(old[0])
             connection.execute(f'DROP VIEW main."{name}"')
             connection.execute(f'DROP TABLE tabular."{name}"')
-        connection.execute(f'CREATE TABLE tabular."{name}" AS SELECT * FROM incoming')
+        connection.execute(f'CREATE TABLE tabular."{name}" AS SELECT * FROM _incoming')
         connection.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM tabular."{name}"')
     if old:
         connection.execute(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Literal, Self
 
 from featstore.errors import NotFoundError, SetupError, UsageError, did_you_mean
@@ -175,15 +175,14 @@ def _files(root: Path) -> Iterator[tuple[str, int, int]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                folders.append((Path(entry.path), above))
-                continue
-            path = Path(entry.path).relative_to(root).as_posix()
+            path = Path(entry.path)
             try:
                 stat = entry.stat()
             except OSError:
-                yield path, -1, -1
-            else:
-                if S_ISREG(stat.st_mode):
-                    yield path, stat.st_size, stat.st_mtime_ns
+                yield path.relative_to(root).as_posix(), -1, -1
+                continue
+            if S_ISDIR(stat.st_mode):
+                folders.append((path, above))
+            elif S_ISREG(stat.st_mode):
+                yield path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns
         stack.extend(reversed(folders))

@@ -150,7 +150,7 @@ def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: 
 
 def _uri(root: Path, path: str) -> str:
     file, fragment = split_fragment(path)
-    uri = Path(os.path.normpath(root / file)).as_posix()
+    uri = os.path.normpath(os.path.join(root, file))
     if split_fragment(uri)[1] is not None:
         raise UsageError(
             f"The name {uri!r} can't be told from a part of a file, because of its '#'.",

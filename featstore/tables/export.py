@@ -33,8 +33,11 @@ def check_target(store: Path, out: Path) -> None:
 
 
 @contextmanager
-def exporting(data: Path, exporter: ExporterSpec, out: Path, *, wide: bool) -> Iterator[None]:
+def exporting(data: Path, exporter: ExporterSpec | None, out: Path, *, wide: bool) -> Iterator[None]:
     """Export ``data`` on entry, and put the files in place when the block ends without an error.
+
+    Args:
+        exporter: None where ``data`` is already what it would write: that is copied.
 
     An exporter may write more than one file (``x.npy`` and ``x.index.csv``): they are made in a folder of their own,
     and ``out`` itself is put in place last.
@@ -47,8 +50,11 @@ def exporting(data: Path, exporter: ExporterSpec, out: Path, *, wide: bool) -> I
     folder = out.with_name(f".tmp-{secrets.token_hex(4)}-{out.name}")
     try:
         folder.mkdir()
-        with pq.ParquetFile(data) as file:
-            exporter.write(folder / out.name, file.schema_arrow, file.iter_batches(4096), wide=wide)
+        if exporter is None:
+            shutil.copyfile(data, folder / out.name)
+        else:
+            with pq.ParquetFile(data) as file:
+                exporter.write(folder / out.name, file.schema_arrow, file.iter_batches(4096), wide=wide)
         made = sorted(folder.iterdir(), key=lambda path: path.name == out.name)
         for path in made:
             fsync(path)

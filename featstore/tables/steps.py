@@ -65,10 +65,10 @@ class Standardize(Step):
 
 
 class Pca(Step):
-    """Principal components of the train rows: exact, like ``PCA(svd_solver="covariance_eigh")``, but block by block.
+    """Principal components of the train rows: exact, as scikit-learn's, in memory that doesn't grow with the rows.
 
     scikit-learn's own would hold all train rows at once, and its incremental one is an approximation; the covariance
-    is a sum over rows, so it can be had exactly in memory that doesn't grow with them.
+    is a sum over rows, so it can be had exactly, block by block.
     """
 
     name = "pca"
@@ -91,23 +91,17 @@ class Pca(Step):
                 hint=f"--pca {max(min(rows, width) // 2, 1)}, or a share of the variance such as --pca 0.95",
             )
         mean = total / rows
-        covariance = np.zeros((width, width))
-        for block in blocks():
-            centred = block - mean
-            covariance += centred.T @ centred
-        covariance /= rows - 1
-        variances, vectors = np.linalg.eigh(covariance)
-        variances = np.maximum(variances[::-1], 0.0)  # rounding may leave a tiny negative one
-        vectors = vectors[:, ::-1].T
+        solve = _decompose_rows if rows <= width else _decompose_covariance
+        variances, vectors = solve(blocks, mean, rows)
         vectors = vectors * _signs(vectors)[:, None]
         share = variances / variances.sum() if variances.sum() > 0 else variances
         if self.components < 1:
             keep = int(np.searchsorted(np.cumsum(share), self.components, side="right")) + 1
-            keep = min(keep, width)
+            keep = min(keep, len(vectors))
         else:
             keep = int(self.components)
         # The attributes that scikit-learn documents, so that anybody's scikit-learn can use what is saved.
-        estimator = PCA(n_components=keep, svd_solver="covariance_eigh")
+        estimator = PCA(n_components=keep, svd_solver="full" if rows <= width else "covariance_eigh")
         estimator.mean_, estimator.components_ = mean, np.ascontiguousarray(vectors[:keep])
         estimator.explained_variance_, estimator.explained_variance_ratio_ = variances[:keep], share[:keep]
         estimator.singular_values_ = np.sqrt(variances[:keep] * (rows - 1))
@@ -120,25 +114,61 @@ class Pca(Step):
         return np.asarray(self.estimator.transform(block), np.float64)
 
 
+def _decompose_covariance(blocks: Blocks, mean: Matrix, rows: int) -> tuple[Matrix, Matrix]:
+    """Variances, largest first, and components as rows, from the covariance: width² of memory, whatever the rows."""
+    covariance = np.zeros((len(mean), len(mean)))
+    for block in blocks():
+        centred = block - mean
+        covariance += centred.T @ centred
+    variances, vectors = np.linalg.eigh(covariance / (rows - 1))
+    return np.maximum(variances[::-1], 0.0), vectors[:, ::-1].T  # rounding may leave a tiny negative variance
+
+
+def _decompose_rows(blocks: Blocks, mean: Matrix, rows: int) -> tuple[Matrix, Matrix]:
+    """The same from the rows themselves, where they are fewer than the features: less memory, and far faster."""
+    centred = np.concatenate(list(blocks())) - mean
+    _, singular, vectors = np.linalg.svd(centred, full_matrices=False)
+    return singular**2 / (rows - 1), vectors
+
+
 def _scaler(blocks: Blocks, *, with_std: bool) -> Any:
-    """A scaler of the train rows, NaN left out.
+    """A ``StandardScaler`` of the train rows, NaN left out, in one pass: Chan, Golub, LeVeque (1983).
+
+    scikit-learn's own ``partial_fit`` can't be used: a first block without a value of some feature makes its mean NaN
+    for good.
 
     Raises:
         ConflictError: a feature that no train row has a value of, of which nothing can be learned.
     """
     from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler(with_std=with_std)
-    values: npt.NDArray[np.int64] | int = 0
+    count, mean, squares = np.zeros(0), np.zeros(0), np.zeros(0)
     for block in blocks():
-        values = values + np.count_nonzero(~np.isnan(block), axis=0)
-        with np.errstate(invalid="ignore"):  # 0/0 while a feature has had no value yet
-            scaler.partial_fit(block)
-    if empty := np.count_nonzero(np.equal(values, 0)):
+        if not len(count):
+            count, mean, squares = np.zeros((3, block.shape[1]))
+        has = np.isfinite(block)
+        n = has.sum(axis=0)
+        total = np.maximum(count + n, 1)
+        block_mean = np.where(has, block, 0).sum(axis=0) / np.maximum(n, 1)
+        delta = block_mean - mean
+        squares += (np.where(has, block - block_mean, 0) ** 2).sum(axis=0) + delta**2 * count * n / total
+        mean += delta * n / total
+        count += n
+    if not count.all():
         raise ConflictError(
-            f"{empty} feature(s) have no value in any train row, so there is nothing to learn of them.",
+            f"{np.count_nonzero(count == 0)} feature(s) have no value in any train row, so there is nothing to learn "
+            "of them.",
             hint="leave that input out, or split so that train has it",
         )
+    scaler = StandardScaler(with_std=with_std)
+    scaler.n_features_in_, scaler.mean_, scaler.var_, scaler.scale_ = len(mean), mean, None, None
+    scaler.n_samples_seen_ = count.astype(np.int64) if (count != count[0]).any() else np.int64(count[0])
+    if with_std:
+        scaler.var_ = squares / count
+        # What rounding alone can make of a constant feature isn't spread: as scikit-learn decides it.
+        eps = np.finfo(np.float64).eps
+        constant = scaler.var_ <= count * eps * scaler.var_ + (count * mean * eps) ** 2
+        scaler.scale_ = np.where(constant, 1.0, np.sqrt(scaler.var_))
     return scaler
 
 

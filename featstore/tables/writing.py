@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from featstore.catalog.connection import Catalog
 from featstore.files import fsync, write_json
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, provenance, utc_now
+from featstore.spec import ExporterSpec
 from featstore.tables.export import exporting
 from featstore.tables.fuse import Fusion
 from featstore.tables.recipe import Recipe
@@ -137,10 +138,11 @@ def write(
         out,
     )  # fmt: skip
     try:
-        plugins.exporter(Path(DATA)).write(folder / DATA, schema, fused.batches(schema), wide=False)
+        keep = plugins.exporter(Path(DATA))
+        keep.write(folder / DATA, schema, fused.batches(schema), wide=False)
         digest = _digest(folder / DATA)
         # What can't be exported is refused here, before anything is recorded.
-        with exporting(folder / DATA, plugins.exporter(out), out, wide=wide) if out else nullcontext():
+        with _exporting(plugins, folder / DATA, keep, out, wide) if out else nullcontext():
             if latest := _latest(catalog, fused, digest):
                 result.version, result.path = latest[0], store / latest[1]
                 result.unchanged, result.run_id = True, None
@@ -151,6 +153,11 @@ def write(
         if not (run.path / "run.json").exists():  # nothing was recorded, so there was no run
             shutil.rmtree(run.path, ignore_errors=True)
     return result
+
+
+def _exporting(plugins: Plugins, data: Path, keep: ExporterSpec, out: Path, wide: bool) -> AbstractContextManager[None]:
+    exporter = plugins.exporter(out)
+    return exporting(data, None if exporter is keep and not wide else exporter, out, wide=wide)
 
 
 def _latest(catalog: Catalog, fused: Fused, digest: str) -> tuple[int, str] | None:

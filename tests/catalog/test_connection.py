@@ -61,10 +61,14 @@ class TestWrite:
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_an_error_leaves_nothing(self, store: featstore.Store, error: type[BaseException]) -> None:
-        with pytest.raises(error), store.catalog.write() as connection:
-            connection.execute(INSERT)
-            connection.execute("CREATE TABLE main.extra (x INTEGER)")
-            raise error
+        def fail() -> None:
+            with store.catalog.write() as connection:
+                connection.execute(INSERT)
+                connection.execute("CREATE TABLE main.extra (x INTEGER)")
+                raise error
+
+        with pytest.raises(error):
+            fail()
         assert runs(store.catalog) == 0
         assert "extra" not in store.sql("SHOW TABLES").column("name").to_pylist()
 
@@ -101,9 +105,8 @@ class TestBusy:
 
     def test_sql_waits_too(self, store: featstore.Store) -> None:
         store.catalog.wait_s = 0.2
-        with another_process(store.catalog.path, "write") as holder:
-            with pytest.raises(BusyError, match=str(holder.pid)):
-                store.sql("SELECT 1")
+        with another_process(store.catalog.path, "write") as holder, pytest.raises(BusyError, match=str(holder.pid)):
+            store.sql("SELECT 1")
         assert store.sql("SELECT 1").num_rows == 1
 
     def test_goes_on_when_the_other_has_ended(self, store: featstore.Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -199,6 +202,16 @@ class TestDamage:
 class TestHelpers:
     def test_identifier(self) -> None:
         assert identifier('a "b"') == '"a ""b"""'
+
+    def test_an_error_among_registered_tables_is_the_one_that_is_seen(self, store: featstore.Store) -> None:
+        rows = pa.table({"x": [1, 1]})
+        insert = "INSERT INTO core.chunk SELECT x, x FROM incoming"
+        with (
+            pytest.raises(duckdb.ConstraintException),
+            store.catalog.write() as connection,
+            registered(connection, incoming=rows),
+        ):
+            connection.execute(insert)
 
     def test_registered_tables_are_gone_afterwards(self) -> None:
         rows = pa.table({"x": [1, 2]})

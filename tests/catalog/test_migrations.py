@@ -104,7 +104,7 @@ class TestLoad:
 
     @pytest.mark.parametrize("word", ["BEGIN", "begin transaction", "COMMIT", "ROLLBACK", "/* x */ Commit", "END"])
     def test_transactions_are_refused(self, tmp_path: Path, word: str) -> None:
-        with pytest.raises(MigrationError, match="0001_a.sql holds BEGIN, COMMIT or ROLLBACK"):
+        with pytest.raises(MigrationError, match=r"0001_a\.sql holds BEGIN, COMMIT or ROLLBACK"):
             write(tmp_path, _0001_a=f"CREATE TABLE a (x INTEGER);\n{word};")
 
     def test_the_words_may_stand_in_comments_and_text(self, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A ``.lab`` file is 64 bytes, an 8 × 8 image. Its first two bytes number the input, and the third says what goes wrong.
 What the fingerprint mustn't know comes by environment variables: ``LAB_LOG`` names a file that gets a line for each
-forward pass, with the numbers of its inputs; ``LAB_SLEEP`` is seconds a forward pass; ``LAB_REVISION`` is the plugin's.
+forward pass, with the numbers of its inputs; ``LAB_SLEEP`` is seconds a forward pass. ``LAB_REVISION`` and
+``LAB_POOLER_REVISION`` are the backbone's and a pooler's.
 """
 
 from __future__ import annotations
@@ -98,6 +99,12 @@ def fickle() -> Any:
     return pool
 
 
+def first() -> Any:
+    """The first token, negated in the second revision."""
+    sign = -1 if os.environ.get("LAB_POOLER_REVISION") == "2" else 1
+    return lambda values, *, prefix, grid: sign * values[:, 0]
+
+
 @featstore.hookimpl
 def featstore_backbones() -> Any:
     revision = os.environ.get("LAB_REVISION", "1")
@@ -108,6 +115,7 @@ def featstore_backbones() -> Any:
 @featstore.hookimpl
 def featstore_poolers() -> Any:
     yield PoolerSpec("fickle", load=fickle)
+    yield PoolerSpec("first", load=first, revision=os.environ.get("LAB_POOLER_REVISION", "1"))
 
 
 @featstore.hookimpl

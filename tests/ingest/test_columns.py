@@ -32,7 +32,7 @@ from featstore.ingest.columns import check_ids, infer, read_rows, require
         (["12345678901234567890123"], pa.string()),
         (["12345678901234567890", "1.5"], pa.string()),
         (["9223372036854775807"], pa.int64()),
-        (["+5"], pa.string()),
+        (["+5", "-1.5"], pa.float64()),
         (["m", "f"], pa.string()),
         ([None, None], pa.string()),
         ([], pa.string()),
@@ -93,7 +93,7 @@ class TestCsv:
         ],
     )
     def test_what_isnt_one(self, tmp_path: Path, data: bytes) -> None:
-        with pytest.raises(InputError, match="can't be read as csv: .*\n  next: a CSV must be UTF-8"):
+        with pytest.raises(InputError, match=r"can't be read as csv: .*\n  next: a CSV must be UTF-8"):
             read_rows(self.write(tmp_path, data))
 
     @pytest.mark.parametrize("separator", [";", "\t", "|"])

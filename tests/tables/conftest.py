@@ -203,7 +203,8 @@ def remade(
         fused = fitted["standardize"].transform(fused)
     if pca is not None:
         components = pca if pca < 1 else int(pca)
-        fitted["pca"] = PCA(n_components=components, svd_solver="covariance_eigh").fit(fused[train])
+        solver = "full" if train.sum() <= fused.shape[1] else "covariance_eigh"  # neither draws random numbers
+        fitted["pca"] = PCA(n_components=components, svd_solver=solver).fit(fused[train])
         fused = fitted["pca"].transform(fused)
     return Expected(frame, aligned, fused, fitted)
 

@@ -1,0 +1,106 @@
+"""Tables in files of the user's: the same numbers in each, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from featstore import SetupError
+
+RECIPE: dict[str, Any] = {
+    "name": "t", "inputs": ["a=v/A:mean", "p=v/P:max"], "tables": ["clinical"], "numeric": ["age"],
+    "categorical": ["sex"], "scheme": "default", "join": "left",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cohort(make_cohort: Callable[..., Any]) -> Any:
+    made = make_cohort(40, count=18, missing=0.3, slices=2, dim=4)
+    made.clinical({p: {"age": 20 + n / 3, "sex": ("M", "=F()")[n % 2]} for n, p in enumerate(made.patients) if n % 5})
+    made.store.materialize(**RECIPE)
+    made.frame = made.store.table("t").to_pandas()
+    return made
+
+
+def test_parquet_is_the_tables_own_bytes(cohort: Any, tmp_path: Path) -> None:
+    result = cohort.store.materialize(**RECIPE, out=tmp_path / "t.parquet")
+    assert result.unchanged
+    assert result.out == tmp_path / "t.parquet"
+    assert (tmp_path / "t.parquet").read_bytes() == (result.path / "data.parquet").read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_duckdb_reads_the_parquet_as_fixed_size_vectors(cohort: Any, tmp_path: Path) -> None:
+    cohort.store.materialize(**RECIPE, out=tmp_path / "t.parquet")
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            f"SELECT patient_id, array_cosine_similarity(a::FLOAT[4], p::FLOAT[4]) FROM '{tmp_path}/t.parquet' "
+            "WHERE has_a AND has_p ORDER BY patient_id"
+        ).fetchall()
+    both = cohort.frame[cohort.frame.has_a & cohort.frame.has_p]
+    a, p = np.stack(both.a).astype(float), np.stack(both.p).astype(float)
+    expected = (a * p).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(p, axis=1)
+    assert [row[0] for row in rows] == both.patient_id.tolist()
+    np.testing.assert_allclose([row[1] for row in rows], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_wide_files_read_back_equal(cohort: Any, tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"t.{ending}"
+    cohort.store.materialize(**RECIPE, out=out, wide=ending == "parquet")
+    if ending == "csv":
+        text = {"patient_id": str, "sex": str}
+        wide = pd.read_csv(out, dtype=text, keep_default_na=False, na_values=["", "nan", "NaN"])
+        for column in ("patient_id", "sex"):  # a spreadsheet would run what begins with = or -
+            assert not wide[column].dropna().str.match(r"^[=+\-@]").any()
+            wide[column] = wide[column].str.removeprefix("'")
+    else:
+        wide = pq.read_table(out).to_pandas()
+    frame = cohort.frame
+    assert wide.patient_id.tolist() == frame.patient_id.tolist()
+    assert wide.split.tolist() == frame.split.tolist()
+    assert wide.label.tolist() == frame.label.tolist()
+    assert wide.sex.fillna("").tolist() == frame.sex.fillna("").tolist()
+    np.testing.assert_allclose(wide.age, frame.age)
+    assert wide.has_p.tolist() == frame.has_p.tolist()
+    for vector, width in (("a", 4), ("p", 4), ("fused", 11)):
+        columns = wide[[f"{vector}_{i}" for i in range(width)]].to_numpy(np.float32)
+        np.testing.assert_array_equal(columns, np.stack(frame[vector]))
+
+
+def test_npy_with_its_index(cohort: Any, tmp_path: Path) -> None:
+    out = tmp_path / "fused.npy"
+    cohort.store.materialize(**RECIPE, out=out)
+    np.testing.assert_array_equal(np.load(out), np.stack(cohort.frame.fused))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fused.index.csv", "fused.npy"]
+    index = pd.read_csv(tmp_path / "fused.index.csv", dtype=str)
+    assert index.patient_id.str.removeprefix("'").tolist() == cohort.frame.patient_id.tolist()
+
+
+def test_a_file_that_is_there_is_replaced_whole(cohort: Any, tmp_path: Path) -> None:
+    out = tmp_path / "t.csv"
+    out.write_text("old\n" * 10_000)
+    cohort.store.materialize(**RECIPE, out=out)
+    assert "old" not in out.read_text()
+
+
+def test_a_folder_that_cant_be_written_is_said(cohort: Any) -> None:
+    """/proc takes no new folders, whoever asks."""
+    tables = cohort.store.ls("tables").num_rows
+    with pytest.raises(SetupError, match="can't be written") as caught:
+        cohort.store.materialize(**RECIPE | {"name": "other"}, out="/proc/t.csv")
+    assert "--out" in caught.value.hint
+    assert cohort.store.ls("tables").num_rows == tables
+
+
+def test_relative_out_is_below_the_working_folder(cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cohort.store.materialize(**RECIPE, out="here.parquet")
+    assert (tmp_path / "here.parquet").is_file()
