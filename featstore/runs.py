@@ -145,6 +145,18 @@ class RunFolder:
             return True
 
 
+def finished(kind: str, started: datetime, request: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:
+    """The facts of a run that ends now: for ``run.json`` and the catalog alike."""
+    return {
+        "kind": kind,
+        "state": "done",
+        "started_at": started.isoformat(),
+        "finished_at": utc_now().isoformat(),
+        "request": dict(request),
+        "provenance": provenance(kind, plugins),
+    }
+
+
 def provenance(kind: str, plugins: Plugins, **facts: Any) -> dict[str, Any]:
     """What a run records beside its counts: who made it, from what code, with what packages."""
     return {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # type names only: listing plugins must not cost an import of
     import torch
 
 #: What may stand in a recorded setting: it must survive a trip through JSON unchanged.
-Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
 # ------------------------------------------------------------------------------------------------ backbones

@@ -16,7 +16,7 @@ from featstore.catalog.connection import Catalog
 from featstore.errors import UsageError
 from featstore.keys import check_name
 from featstore.plugins import Plugins
-from featstore.runs import RunFolder, provenance, utc_now
+from featstore.runs import RunFolder, finished, utc_now
 
 
 @dataclass(slots=True)
@@ -90,11 +90,17 @@ def split_patients(
         require_modalities: patients without all of these are in no split.
 
     Raises:
-        UsageError: ratios, names or the column. SqlError: the condition. ConflictError: the scheme exists.
+        UsageError: ratios, names or the column; ``holdout_as`` is one of the ratios.
+        SqlError: the condition. ConflictError: the scheme exists.
     """
+    started = utc_now()
     check_name(scheme, "split scheme")
     check_name(holdout_as, "split")
     check_ratios(ratios)
+    if holdout is not None and holdout_as in ratios:
+        raise UsageError(
+            f"Those held out would be mixed into {holdout_as!r}, which --ratio fills.", hint="--holdout-as test"
+        )
     if stratify not in {None, "label", "site"}:
         raise UsageError(f"--stratify takes label or site, not {stratify!r}.")
     held = set()
@@ -119,10 +125,7 @@ def split_patients(
         for members in strata.values():
             splits |= assign(members, ratios, seed)
         run = create_run()
-        facts = {
-            "kind": "split", "state": "done", "started_at": utc_now().isoformat(),
-            "request": {"scheme": scheme} | recipe, "provenance": provenance("split", plugins),
-        }  # fmt: skip
+        facts = finished("split", started, {"scheme": scheme} | recipe, plugins)
         table = _table(splits)
         version = catalog.put(connection, scheme, table, recipe, run.run_id, facts, replace=replace)
         run.save_rows("splits", table)

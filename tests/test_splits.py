@@ -195,6 +195,7 @@ class TestStore:
             ({"ratios": {"train": 1.0}, "stratify": "lable"}, UsageError, "takes label or site"),
             ({"ratios": {"train": 1.0}, "scheme": "a b"}, UsageError, "split scheme"),
             ({"ratios": {"train": 1.0}, "holdout": "true", "holdout_as": ""}, UsageError, "a split"),
+            ({"ratios": {"train": 1.0}, "holdout": "true", "holdout_as": "train"}, UsageError, "mixed into 'train'"),
             ({"ratios": {"train": 1.0}, "holdout": "sight = 'X'"}, SqlError, "--holdout"),
             ({"ratios": {"train": 1.0}, "holdout": "1=1) OR (1=1"}, SqlError, "--holdout"),
             (

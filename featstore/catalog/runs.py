@@ -22,9 +22,7 @@ def add_run(
 ) -> int:
     """Add a run with the facts of its ``run.json``; returns its surrogate id."""
     started = datetime.fromisoformat(facts["started_at"])
-    finished = (
-        None if facts["state"] == "running" else datetime.fromisoformat(facts.get("finished_at", facts["started_at"]))
-    )
+    finished = datetime.fromisoformat(facts["finished_at"]) if "finished_at" in facts else None
     row = first(connection.execute(
         "INSERT INTO core.run SELECT coalesce((SELECT max(id) FROM core.run), 0) + 1, ?, ?, ?, ?, ?, ?, 0, ?, ? "
         "RETURNING id",

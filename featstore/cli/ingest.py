@@ -95,7 +95,8 @@ def ingest(
     )
     if result.unmatched:
         note(
-            f"{plural(len(result.unmatched), 'file')} matched no layout and were left out, such as {result.unmatched[0]!r}."
+            f"{plural(len(result.unmatched), 'file')} matched no layout and were left out, "
+            f"such as {result.unmatched[0]!r}."
         )
     if result.missing:
         note(f"{plural(result.missing, 'sample')} of this data set were not seen this time; they stay in the catalog.")

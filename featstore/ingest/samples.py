@@ -17,7 +17,7 @@ from featstore.errors import ConflictError, UsageError, did_you_mean
 from featstore.ingest.layout import FIELDS, Found, LabelType, Scan
 from featstore.keys import check_name, split_fragment
 from featstore.plugins import Plugins
-from featstore.runs import RunFolder, provenance, utc_now
+from featstore.runs import RunFolder, finished, utc_now
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +72,7 @@ def add_samples(
     Raises:
         UsageError, ConflictError: what is wrong and in which rows; the store is as it was.
     """
+    started = utc_now()
     check_name(dataset, "data set", hint="name it with --dataset NAME")
     rows = _rows(scan, root.resolve(), dataset, patient_id, modality)
     unknown = [f.path for f in scan.found if not plugins.reads(split_fragment(f.path)[0])]
@@ -94,11 +95,8 @@ def add_samples(
             return result
         run = create_run()
         run.save_rows("samples", rows)
-        facts = {
-            "kind": "ingest", "state": "done", "started_at": utc_now().isoformat(),
-            "request": {"dataset": dataset, "root": str(root.resolve()), "same_patients": same_patients_across_sites},
-            "provenance": provenance("ingest", plugins),
-        }  # fmt: skip
+        request = {"dataset": dataset, "root": str(root.resolve()), "same_patients": same_patients_across_sites}
+        facts = finished("ingest", started, request, plugins)
         run.record(**facts)
         catalog.apply(connection, rows, run.run_id, facts, counts)
         result.run_id = run.run_id

@@ -13,7 +13,7 @@ from featstore.errors import ConflictError, UsageError
 from featstore.ingest.columns import check_ids, read_rows, require
 from featstore.keys import check_name
 from featstore.plugins import Plugins
-from featstore.runs import RunFolder, provenance, utc_now
+from featstore.runs import RunFolder, finished, utc_now
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +47,7 @@ def add_table(
         ConflictError: two rows of one patient, or a table of that name with other rows and not ``replace``.
         UsageError: a name that the catalog needs for itself, or no rows.
     """
+    started = utc_now()
     check_name(name, "table")
     rows = read_rows(path, text=["patient_id"])
     require(rows, ["patient_id"], f"The table {path.name}")
@@ -64,10 +65,7 @@ def add_table(
             return result
         run = create_run()
         run.save_rows(name, rows)
-        facts = {
-            "kind": "ingest-table", "state": "done", "started_at": utc_now().isoformat(),
-            "request": {"name": name, "file": path.name}, "provenance": provenance("ingest-table", plugins),
-        }  # fmt: skip
+        facts = finished("ingest-table", started, {"name": name, "file": path.name}, plugins)
         run.record(**facts)
         catalog.put(connection, name, rows, digest, run.run_id, facts)
         result.run_id = run.run_id

@@ -192,7 +192,7 @@ def _record(
     """Move the finished folder into place and add its rows, in one transaction."""
     recipe = fused.recipe
     facts = {
-        "kind": "materialize", "state": "done", "started_at": utc_now().isoformat(), "request": recipe.to_json(),
+        "kind": "materialize", "state": "done", "started_at": utc_now().isoformat(), "finished_at": utc_now().isoformat(), "request": recipe.to_json(),
         "provenance": provenance("materialize", plugins),
     }  # fmt: skip
     aggregation = {item.alias: item.agg for item in recipe.inputs}

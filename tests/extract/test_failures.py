@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,16 @@ def test_a_reader_that_hashes_nothing_is_a_broken_plugin(make_lab: Callable[...,
 def test_a_pooler_of_changing_width_is_a_broken_plugin(make_lab: Callable[..., Any]) -> None:
     with pytest.raises(PluginError, match="one shape"):
         make_lab(3).extract(poolers=("fickle",))
+
+
+def test_vectors_that_cannot_be_written_stop_the_run(make_lab: Callable[..., Any]) -> None:
+    lab = make_lab(INPUTS).begun(keep=1)
+    (segment,) = (lab.root / "store/features/s/v1.zarr").glob("*-extract-*")
+    shutil.rmtree(segment / "features/c/2")
+    (segment / "features/c/2").write_bytes(b"")  # where a folder has to be made
+    with pytest.raises(SetupError, match="can't be written"):
+        lab.extract()
+    assert len(lab.vectors()) == 16
+    assert lab.failures() == {}
+    (segment / "features/c/2").unlink()
+    assert lab.extract().done == INPUTS - 16
