@@ -13,7 +13,6 @@ from featstore.catalog import listings, sandbox
 from featstore.catalog.connection import CONFIG, Catalog, first
 from featstore.errors import ConflictError, CorruptError, NotFoundError, SetupError
 from featstore.files import fsync, write_atomic
-from featstore.ingest.layout import LabelType
 from featstore.keys import Ref
 from featstore.plugins import Plugins
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from featstore.extract import ExtractRequest, ExtractResult, Progress
     from featstore.ingest import IngestResult, TabularResult
+    from featstore.ingest.layout import LabelType
     from featstore.splits import SplitResult
     from featstore.tables import FeatureSetView, MaterializeResult, Recipe, TrainingTable
 

@@ -98,7 +98,7 @@ def test_init_makes_a_private_empty_store(tmp_path: Path) -> None:
     assert stat.S_IMODE(store.path.stat().st_mode) == 0o700
     assert store.status()["samples"] == 0
     assert sorted(p.name for p in store.path.iterdir()) == [
-        "catalog.duckdb", "features", "featstore.toml", "models", "runs", "tables"
+        "catalog.duckdb", "featstore.toml", "features", "models", "runs", "tables"
     ]  # fmt: skip
     assert all(store.ls(noun).num_rows == 0 for noun in ("features", "runs", "tables", "samples"))
     (tmp_path / "there").mkdir()
@@ -304,7 +304,7 @@ def test_table_arrays_frames_and_metrics(cohort: tuple[featstore.Store, object])
     store, _ = cohort
     table = store.table("tab@v1")
     x, y, patients = table.arrays()
-    assert (x.dtype, x.shape, y.dtype, patients.dtype.kind) == (np.float32, (7, 12), np.int64, "U")
+    assert (x.dtype, x.shape, y.dtype, patients.dtype.kind) == (np.float32, (8, 12), np.int64, "U")
     frame = table.to_pandas()
     assert frame.patient_id.tolist() == patients.tolist() == sorted(patients)
     np.testing.assert_array_equal(np.stack(frame.fused), x)
@@ -357,14 +357,14 @@ def test_show_everything_by_name(cohort: tuple[featstore.Store, object]) -> None
     store, _ = cohort
     assert store.show("v")["feature set"]["version"] == 2
     assert store.show("v@v1")["feature set"]["dtype"] == "float32"
-    assert store.show("tab")["training table"]["rows"] == 7
+    assert store.show("tab")["training table"]["rows"] == 8
     run = store.show("tab")["training table"]["run_id"]
     assert store.show(run)["run"]["kind"] == "materialize"
     assert [row["split"] for row in store.show("default")["split scheme"]] == ["test", "train", "val"]
     assert store.show("m/0A.f4")["sample"]["patient_id"] == "009"
     with pytest.raises(NotFoundError, match="'v' has no version 7; there is v1, v2"):
         store.show("v@v7")
-    with pytest.raises(NotFoundError, match="Did you mean 'w.max' or 'w.mean'|Did you mean"):
+    with pytest.raises(NotFoundError, match="Did you mean 'w.max'"):
         store.show("w.maxx")
     for odd in ("a@b", "it's", "m/x@2.f4", '"', ";", ""):
         with pytest.raises(NotFoundError):

@@ -98,20 +98,106 @@ def extract(
                 f"{target.name} would not be what it was: its weights, preprocessing or code changed since that run.",
                 hint="run featstore extract, which makes a new version for all samples",
             )
-    result = ExtractResult()
+    job = _Extraction(store, catalog, plugins, request, encoder, chosen, on_progress)
     with ExitStack() as locks:
-        resumed = resume(store, catalog, request, encoder, locks)
-        result.resumed = [plan.run.run_id for plan in resumed]
-        again = only is not None
-        planned = _plan(store, catalog, plugins, request, encoder, chosen, resumed, locks, result, again=again)
-        result.failed_before, result.elsewhere = planned.failed_before, planned.elsewhere
-        changed = _run_all(store, catalog, plugins, request, encoder, [*resumed, *planned.plans], result, on_progress)
-        if changed and len(encoder.targets) > 1:
+        job.run(locks, again=only is not None)
+    job.result.seconds = time.monotonic() - start
+    return job.result
+
+
+@dataclass(slots=True)
+class _Extraction:
+    """One extraction under way: what it works with, and what it has done so far."""
+
+    store: Path
+    catalog: Catalog
+    plugins: Plugins
+    request: ExtractRequest
+    encoder: Encoder
+    chosen: pa.Table | None
+    on_progress: Callable[[Progress], None] | None
+    result: ExtractResult = field(default_factory=ExtractResult)
+
+    def run(self, locks: ExitStack, *, again: bool) -> None:
+        """Resume, plan, work and commit; the runs' locks are held by ``locks``."""
+        resumed = resume(self.store, self.catalog, self.request, self.encoder, locks)
+        self.result.resumed = [plan.run.run_id for plan in resumed]
+        planned = self._plan(resumed, locks, again=again)
+        self.result.failed_before, self.result.elsewhere = planned.failed_before, planned.elsewhere
+        changed = self._make_all([*resumed, *planned.plans])
+        if changed and len(self.encoder.targets) > 1:
             # Files had changed since some of the feature sets had their vectors, which are stale now: make them too.
-            planned = _plan(store, catalog, plugins, request, encoder, chosen, [], locks, result, again=False)
-            _run_all(store, catalog, plugins, request, encoder, planned.plans, result, on_progress)
-    result.seconds = time.monotonic() - start
-    return result
+            self._make_all(self._plan([], locks, again=False).plans)
+
+    def _plan(self, resumed: Sequence[Plan], locks: ExitStack, *, again: bool) -> Planned:
+        """Plan what is pending beside the resumed runs."""
+        encoder, request = self.encoder, self.request
+        frozen = encoder.frozen(request)
+        with self.catalog.read() as connection:
+            missing = [t.name for t in encoder.targets if feature_sets.find(connection, t.name, t.fingerprint) is None]
+            versioned = [name for name in missing if feature_sets.exists(connection, name)]
+        shapes = encoder.shapes(frozen, missing)
+        facts = provenance("extract", self.plugins, device=encoder.device, seed=request.seed, threads=frozen.threads)
+        with self.catalog.write() as connection:
+            self.result.matching = vectors.select(connection, request.modalities, self.chosen)
+            planned = make_plans(
+                connection, self.store, request, encoder.targets, shapes, frozen, facts, locks,
+                ours=[plan.left(vectors.absorbed(connection, plan.id)) for plan in resumed],
+                theirs=self._reserved(connection, {plan.id for plan in resumed}),
+                again=again,
+            )  # fmt: skip
+            for target in encoder.targets:
+                found = feature_sets.find(connection, target.name, target.fingerprint)
+                if found:
+                    self.result.feature_sets[target.name] = found.version
+        self.result.new_versions += versioned
+        return planned
+
+    def _reserved(self, connection: duckdb.DuckDBPyConnection, ours: set[int]) -> list[pa.ChunkedArray]:
+        """The samples that other runs of the same feature sets have still to do."""
+        found = []
+        for id, run_id in runs.open_runs(connection):
+            if id not in ours:
+                plan = Plan.load(RunFolder(self.store / "runs" / run_id), id)
+                if self.encoder.makes & {(planned.name, planned.fingerprint) for planned in plan.sets}:
+                    found.append(plan.left(vectors.absorbed(connection, id)))
+        return found
+
+    def _make_all(self, plans: Sequence[Plan]) -> int:
+        """Make what some plans lack; returns how many files turned out to have changed."""
+        self.result.pending += sum(len(plan.left(journal.receipts(plan.run))) for plan in plans)
+        return sum(self._make(plan) for plan in plans)
+
+    def _make(self, plan: Plan) -> int:
+        """Make what a plan lacks, and commit it; returns how many files turned out to have changed."""
+        encoder, result = self.encoder, self.result
+        result.runs.append(plan.run.run_id)
+        plan.make_arrays(self.store, {target.name: target.config for target in encoder.targets})
+        with self.catalog.read() as connection:
+            roots = tuple(vectors.dataset_roots(connection))
+        network, backbone = encoder.network(plan.frozen), encoder.backbone
+        uris, shape = plan.rows.column("uri").to_pylist(), tuple(backbone.input_shape)
+        inputs = Inputs(uris, backbone.transform, shape, self.plugins, roots)
+        committer = Committer(self.catalog, plan)
+        progress = work(self.store, plan, network, encoder.poolers, inputs, self.request.num_workers)
+        try:
+            for done, failed, chunk_written in progress:
+                result.done += done
+                result.failed += failed
+                if self.on_progress:
+                    self.on_progress(Progress(result.pending, result.done, result.failed, _gpu_bytes(encoder.device)))
+                if chunk_written:
+                    committer.now_and_then()
+        except BaseException:
+            # Also after a fault or Ctrl-C, what was finished becomes visible at once, if that can be. If not, the next
+            # command does it: the reason why this one stopped matters more.
+            with suppress(BusyError):
+                committer.commit(wait_s=1.0)
+            raise
+        committer.commit()
+        if network.halved:
+            plan.run.record(batches_halved=network.halved)
+        return committer.changed
 
 
 def _require_samples(catalog: Catalog, request: ExtractRequest, chosen: pa.Table | None) -> None:
@@ -127,110 +213,6 @@ def _require_samples(catalog: Catalog, request: ExtractRequest, chosen: pa.Table
     if not matching:
         among = f" with the modality {' or '.join(request.modalities)}" if request.modalities else ""
         raise NotFoundError(f"No sample{among} meets the condition {request.where!r}.", hint="featstore ls samples")
-
-
-def _plan(
-    store: Path,
-    catalog: Catalog,
-    plugins: Plugins,
-    request: ExtractRequest,
-    encoder: Encoder,
-    chosen: pa.Table | None,
-    resumed: Sequence[Plan],
-    locks: ExitStack,
-    result: ExtractResult,
-    *,
-    again: bool,
-) -> Planned:
-    """Plan what is pending beside the resumed runs."""
-    frozen = encoder.frozen(request)
-    with catalog.read() as connection:
-        missing = [t.name for t in encoder.targets if feature_sets.find(connection, t.name, t.fingerprint) is None]
-        versioned = [name for name in missing if feature_sets.exists(connection, name)]
-    shapes = encoder.shapes(frozen, missing)
-    facts = provenance("extract", plugins, device=encoder.device, seed=request.seed, threads=frozen.threads)
-    with catalog.write() as connection:
-        result.matching = vectors.select(connection, request.modalities, chosen)
-        planned = make_plans(
-            connection, store, request, encoder.targets, shapes, frozen, facts, locks,
-            ours=[plan.left(vectors.absorbed(connection, plan.id)) for plan in resumed],
-            theirs=_reserved(store, connection, encoder, {plan.id for plan in resumed}),
-            again=again,
-        )  # fmt: skip
-        for target in encoder.targets:
-            found = feature_sets.find(connection, target.name, target.fingerprint)
-            if found:
-                result.feature_sets[target.name] = found.version
-    result.new_versions += versioned
-    return planned
-
-
-def _reserved(
-    store: Path, connection: duckdb.DuckDBPyConnection, encoder: Encoder, ours: set[int]
-) -> list[pa.ChunkedArray]:
-    """The samples that other runs of the same feature sets have still to do."""
-    found = []
-    for id, run_id in runs.open_runs(connection):
-        if id not in ours:
-            plan = Plan.load(RunFolder(store / "runs" / run_id), id)
-            if encoder.makes & {(planned.name, planned.fingerprint) for planned in plan.sets}:
-                found.append(plan.left(vectors.absorbed(connection, id)))
-    return found
-
-
-def _run_all(
-    store: Path,
-    catalog: Catalog,
-    plugins: Plugins,
-    request: ExtractRequest,
-    encoder: Encoder,
-    plans: Sequence[Plan],
-    result: ExtractResult,
-    on_progress: Callable[[Progress], None] | None,
-) -> int:
-    result.pending += sum(len(plan.left(journal.receipts(plan.run))) for plan in plans)
-    return sum(_run(store, catalog, plugins, request, encoder, plan, result, on_progress) for plan in plans)
-
-
-def _run(
-    store: Path,
-    catalog: Catalog,
-    plugins: Plugins,
-    request: ExtractRequest,
-    encoder: Encoder,
-    plan: Plan,
-    result: ExtractResult,
-    on_progress: Callable[[Progress], None] | None,
-) -> int:
-    """Make what a plan lacks, and commit it; returns how many files turned out to have changed."""
-    result.runs.append(plan.run.run_id)
-    plan.make_arrays(store, {target.name: target.config for target in encoder.targets})
-    with catalog.read() as connection:
-        roots = tuple(vectors.dataset_roots(connection))
-    network = encoder.network(plan.frozen)
-    backbone = encoder.backbone
-    inputs = Inputs(
-        plan.rows.column("uri").to_pylist(), backbone.transform, tuple(backbone.input_shape), plugins, roots
-    )
-    committer = Committer(catalog, plan)
-    try:
-        for done, failed, chunk_written in work(store, plan, network, encoder.poolers, inputs, request.num_workers):
-            result.done += done
-            result.failed += failed
-            if on_progress:
-                on_progress(Progress(result.pending, result.done, result.failed, _gpu_bytes(encoder.device)))
-            if chunk_written:
-                committer.now_and_then()
-    except BaseException:
-        # Also after a fault or Ctrl-C, what was finished becomes visible at once, if that can be. If not, the next
-        # command does it: the reason why this one stopped matters more.
-        with suppress(BusyError):
-            committer.commit(wait_s=1.0)
-        raise
-    committer.commit()
-    if network.halved:
-        plan.run.record(batches_halved=network.halved)
-    return committer.changed
 
 
 def _gpu_bytes(device: str) -> int | None:
