@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from featstore.errors import CorruptError
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -47,6 +49,17 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read what :func:`write_json` wrote."""
     return json.loads(path.read_bytes())
+
+
+def inside(root: Path, relative: str) -> Path:
+    """A path that a store's own records give, below ``root``. Links are the owner's: ``features`` may be another disk.
+
+    Raises:
+        CorruptError: it leads out of there: a store may be a stranger's, and its records are data.
+    """
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        raise CorruptError(f"{root} has a record that leads out of it: {relative!r}.", hint="don't use this store")
+    return root / relative
 
 
 def fsync(path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from featstore.catalog import listings, sandbox
 from featstore.catalog.connection import CONFIG, Catalog, first
 from featstore.errors import ConflictError, CorruptError, NotFoundError, SetupError
-from featstore.files import fsync, write_atomic
+from featstore.files import fsync, inside, write_atomic
 from featstore.keys import Ref
 from featstore.plugins import Plugins
 
@@ -275,7 +275,7 @@ class Store:
         return TrainingTable(
             row["name"],
             row["version"],
-            self.path / row["path"],
+            inside(self.path, row["path"]),
             row["recipe"],
             row["report"],
             row["created_at"],
@@ -300,7 +300,7 @@ class Store:
         scheme_id = splits.scheme_id(connection, scheme) if exists else None
         rows = feature_sets.rows(connection, found.id, scheme_id)
         paths = feature_sets.segment_paths(connection, found.id)
-        return FeatureSetView(found, rows, {id: self.path / path for id, path in paths.items()})
+        return FeatureSetView(found, rows, {id: inside(self.path, path) for id, path in paths.items()})
 
     def sql(self, query: str) -> pa.Table:
         """Ask SQL about everything: the public views, your tables, and ``vectors."<feature set>"``.

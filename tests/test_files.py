@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from featstore.files import read_json, replacing, write_atomic, write_json
+from featstore.errors import CorruptError
+from featstore.files import inside, read_json, replacing, write_atomic, write_json
 
 
 def test_writes_the_parts_in_order(tmp_path: Path) -> None:
@@ -52,3 +53,11 @@ def test_json_keeps_unicode_readable(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"site": "Köln 日本"})
     assert "Köln 日本" in (tmp_path / "x.json").read_text(encoding="utf-8")
     assert read_json(tmp_path / "x.json") == {"site": "Köln 日本"}
+
+
+@pytest.mark.parametrize("relative", ["../x", "features/../../x", "/etc/passwd"])
+def test_records_that_lead_out_of_a_store_are_refused(tmp_path: Path, relative: str) -> None:
+    root = tmp_path / "store"
+    assert inside(root, "features/a/v1.zarr") == root / "features/a/v1.zarr"
+    with pytest.raises(CorruptError, match="leads out"):
+        inside(root, relative)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog import sandbox
-from featstore.catalog.connection import Catalog
+from featstore.catalog.connection import Catalog, arrow
 from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.keys import Ref
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 #: Noun → the query that lists it.
@@ -35,6 +35,30 @@ _MODALITIES = (
     "SELECT modality, count(DISTINCT patient_id) AS patients, count(*) AS samples FROM samples GROUP BY 1 ORDER BY 1"
 )
 _SPLITS = "SELECT scheme, split, count(*) AS patients FROM splits GROUP BY ALL ORDER BY ALL"
+_FAILURES = """
+SELECT sample_key, stage, error, message, count(*) OVER same AS attempts, failed_at, run_id, resolved, uri
+FROM failures WHERE ($run IS NULL OR run_id = $run) AND ($resolved OR NOT resolved)
+WINDOW same AS (PARTITION BY sample_key)
+QUALIFY row_number() OVER (PARTITION BY sample_key ORDER BY failed_at DESC) = 1 ORDER BY sample_key
+"""
+_OF_VERSION = "WHERE name = $base AND ($version IS NULL OR version = $version) ORDER BY version DESC LIMIT 1"
+#: What a name may be the name of → the query that shows it.
+_KINDS: Mapping[str, str] = {
+    "feature set": f"SELECT * FROM feature_sets {_OF_VERSION}",
+    "training table": f"SELECT * FROM tables {_OF_VERSION}",
+    "run": "SELECT * FROM runs WHERE run_id = $name",
+    "table": 'SELECT t.name, t.row_count AS "rows", r.run_id FROM core.tabular t JOIN core.run r ON r.id = t.run '
+    "WHERE t.name = $name",
+    "split scheme": "SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = $name GROUP BY ALL ORDER BY 2",
+    "sample": "SELECT * FROM samples WHERE sample_key = $name",
+}
+_VERSIONS = (
+    "SELECT version FROM feature_sets WHERE name = $base UNION SELECT version FROM tables WHERE name = $base ORDER BY 1"
+)
+_NAMES = (
+    "SELECT name FROM feature_sets UNION SELECT name FROM tables UNION SELECT run_id FROM runs "
+    "UNION SELECT name FROM core.tabular UNION SELECT scheme FROM splits ORDER BY 1"
+)
 _RUNNING = "SELECT run_id, done, failed FROM runs WHERE state = 'running' ORDER BY run_id"
 
 
@@ -49,7 +73,8 @@ def ls(catalog: Catalog, noun: str) -> pa.Table:
             f"There is no list of {noun!r}.{did_you_mean(noun, [*LISTS, 'plugins'])}",
             hint=f"featstore ls {'|'.join(LISTS)}|plugins",
         )
-    return sandbox.query(catalog, LISTS[noun])
+    with catalog.read() as connection:
+        return arrow(connection, LISTS[noun])
 
 
 def show(catalog: Catalog, name: str) -> dict[str, Any]:
@@ -62,50 +87,41 @@ def show(catalog: Catalog, name: str) -> dict[str, Any]:
         ref = Ref.parse(name)
     except UsageError:  # a sample key may hold anything
         ref = Ref(name)
-    of_version = "true" if ref.version is None else f"version = {ref.version}"
-    base, whole = literal(ref.name), literal(name)
-    latest = f"WHERE name = {base} AND {of_version} ORDER BY version DESC LIMIT 1"
-    queries = {
-        "feature set": f"SELECT * FROM feature_sets {latest}",
-        "training table": f"SELECT * FROM tables {latest}",
-        "run": f"SELECT * FROM runs WHERE run_id = {whole}",
-        "table": 'SELECT t.name, t.row_count AS "rows", r.run_id FROM core.tabular t JOIN core.run r ON r.id = t.run '
-        f"WHERE t.name = {whole}",
-        "split scheme": f"SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = {whole} "
-        "GROUP BY ALL ORDER BY 2",
-        "sample": f"SELECT * FROM samples WHERE sample_key = {whole}",
-    }
-    found = {kind: rows for kind, query in queries.items() if (rows := sandbox.query(catalog, query).to_pylist())}
-    if not found:
-        versions = sandbox.query(
-            catalog,
-            f"SELECT version FROM feature_sets WHERE name = {base} UNION "
-            f"SELECT version FROM tables WHERE name = {base} ORDER BY 1",
-        ).column(0)
-        if len(versions):
-            known = ", ".join(f"v{version}" for version in versions.to_pylist())
-            raise NotFoundError(
-                f"{ref.name!r} has no version {ref.version}; there is {known}.", hint=f"featstore show {ref.name}"
-            )
-        names = sandbox.query(
-            catalog,
-            "SELECT name FROM feature_sets UNION SELECT name FROM tables UNION SELECT run_id FROM runs "
-            "UNION SELECT name FROM core.tabular UNION SELECT scheme FROM splits",
-        ).column(0)
-        raise NotFoundError(
-            f"Nothing here is called {name!r}.{did_you_mean(ref.name, names.to_pylist())}", hint="featstore ls features"
-        )
+    with catalog.read() as connection:
+        found = {kind: rows for kind, query in _KINDS.items() if (rows := _rows(connection, query, name, ref))}
+        if not found:
+            raise _unknown(connection, name, ref)
     return {kind: rows[0] if len(rows) == 1 else rows for kind, rows in found.items()}
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, name: str, ref: Ref) -> list[dict[str, Any]]:
+    values = {"name": name, "base": ref.name, "version": ref.version}
+    used = {key: value for key, value in values.items() if f"${key}" in query}
+    return list(arrow(connection, query, used).to_pylist())
+
+
+def _unknown(connection: duckdb.DuckDBPyConnection, name: str, ref: Ref) -> NotFoundError:
+    versions = _rows(connection, _VERSIONS, name, ref)
+    if versions:
+        known = ", ".join(f"v{row['version']}" for row in versions)
+        return NotFoundError(
+            f"{ref.name!r} has no version {ref.version}; there is {known}.", hint=f"featstore show {ref.name}"
+        )
+    names = [row["name"] for row in _rows(connection, _NAMES, name, ref)]
+    return NotFoundError(
+        f"Nothing here is called {name!r}.{did_you_mean(ref.name, names)}", hint="featstore ls features"
+    )
 
 
 def status(catalog: Catalog) -> dict[str, Any]:
     """Counts of everything, ``modalities``, ``splits`` and ``unfinished`` runs."""
-    return {
-        **sandbox.query(catalog, _COUNTS).to_pylist()[0],
-        "modalities": sandbox.query(catalog, _MODALITIES).to_pylist(),
-        "splits": sandbox.query(catalog, _SPLITS).to_pylist(),
-        "unfinished": sandbox.query(catalog, _RUNNING).to_pylist(),
-    }
+    with catalog.read() as connection:
+        return {
+            **arrow(connection, _COUNTS).to_pylist()[0],
+            "modalities": arrow(connection, _MODALITIES).to_pylist(),
+            "splits": arrow(connection, _SPLITS).to_pylist(),
+            "unfinished": arrow(connection, _RUNNING).to_pylist(),
+        }
 
 
 def errors(catalog: Catalog, run_id: str | None, *, resolved: bool) -> pa.Table:
@@ -114,24 +130,11 @@ def errors(catalog: Catalog, run_id: str | None, *, resolved: bool) -> pa.Table:
     Raises:
         NotFoundError: no such run.
     """
-    of_run = "true"
-    if run_id is not None:
-        runs = sandbox.query(catalog, "SELECT run_id FROM runs ORDER BY 1").column(0).to_pylist()
-        if run_id not in runs:
-            raise NotFoundError(f"There is no run {run_id!r}.{did_you_mean(run_id, runs)}", hint="featstore ls runs")
-        of_run = f"run_id = {literal(run_id)}"
-    return sandbox.query(
-        catalog,
-        "SELECT sample_key, stage, error, message, count(*) OVER same AS attempts, failed_at, run_id, resolved, uri "
-        f"FROM failures WHERE {of_run} AND ({resolved} OR NOT resolved) WINDOW same AS (PARTITION BY sample_key) "
-        "QUALIFY row_number() OVER (PARTITION BY sample_key ORDER BY failed_at DESC) = 1 ORDER BY sample_key",
-    )
-
-
-def literal(text: str) -> str:
-    """A text, quoted for SQL.
-
-    >>> literal("it's")
-    "'it''s'"
-    """
-    return "'" + text.replace("'", "''") + "'"
+    with catalog.read() as connection:
+        if run_id is not None:
+            runs = arrow(connection, "SELECT run_id FROM runs ORDER BY 1").column(0).to_pylist()
+            if run_id not in runs:
+                raise NotFoundError(
+                    f"There is no run {run_id!r}.{did_you_mean(run_id, runs)}", hint="featstore ls runs"
+                )
+        return arrow(connection, _FAILURES, {"run": run_id, "resolved": resolved})

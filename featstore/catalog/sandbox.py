@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from featstore.catalog.connection import CONFIG, Catalog, exclusive, explaining, retry_busy
+from featstore.catalog.connection import CONFIG, Catalog, exclusive, explaining, identifier, retry_busy
 from featstore.errors import SqlError
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ def query(
         try:
             attach = f"ATTACH {_literal(str(catalog.path))} AS store (READ_ONLY)"
             retry_busy(lambda: connection.execute(attach), catalog.path, catalog.wait_s)
+            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            connection.execute(f"SET temp_directory = {_literal(spill)}")
+            # Before anything of the catalog is looked at: a stranger's may hold views that read files.
+            connection.execute("SET enable_external_access = false")
             connection.execute("USE store")
             catalog.check(connection)
             tables = vectors(connection, sql) if vectors else {}
@@ -57,10 +61,8 @@ def query(
             _forward(connection)
             for position, (name, table) in enumerate(tables.items()):
                 connection.register(f"__vectors_{position}", table)
-                connection.execute(f'CREATE VIEW vectors."{name}" AS SELECT * FROM memory.main.__vectors_{position}')
-            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-            connection.execute(f"SET temp_directory = {_literal(spill)}")
-            connection.execute("SET enable_external_access = false")
+                view = f"vectors.{identifier(name)}"
+                connection.execute(f"CREATE VIEW {view} AS SELECT * FROM memory.main.__vectors_{position}")
             connection.execute("SET lock_configuration = true")
             return connection.sql(statement).to_arrow_table()
         except (duckdb.IOException, duckdb.FatalException):
@@ -107,9 +109,10 @@ def _forward(connection: duckdb.DuckDBPyConnection) -> None:
         "SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = 'store' AND NOT internal"
     ).fetchall()
     for schema in sorted({schema for schema, _ in found} - {"main"}):
-        connection.execute(f'CREATE SCHEMA "{schema}"')
+        connection.execute(f"CREATE SCHEMA {identifier(schema)}")
     for schema, name in found:
-        connection.execute(f'CREATE VIEW "{schema}"."{name}" AS SELECT * FROM store."{schema}"."{name}"')
+        view = f"{identifier(schema)}.{identifier(name)}"
+        connection.execute(f"CREATE VIEW {view} AS SELECT * FROM store.{view}")
 
 
 def _refusal(error: Exception) -> SqlError:

@@ -17,6 +17,7 @@ from featstore.catalog.feature_sets import FeatureSet
 from featstore.errors import CorruptError
 from featstore.extract.inputs import file_state
 from featstore.extract.request import ExtractRequest, Target
+from featstore.files import inside
 from featstore.keys import split_fragment
 from featstore.runs import RunFolder, utc_now
 from featstore.spec import Json
@@ -95,7 +96,7 @@ class Plan:
     def layout(self, store: Path, planned: PlannedSet) -> SegmentLayout:
         """Where one set's segment lies, and its shape."""
         return SegmentLayout(
-            store / planned.path,
+            inside(store, planned.path),
             self.rows.num_rows,
             self.frozen.chunk_rows,
             planned.shape,

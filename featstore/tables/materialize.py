@@ -14,6 +14,7 @@ from featstore.catalog import alignment, feature_sets, sandbox, splits, tabular
 from featstore.catalog.alignment import Alignment, LabelColumn, VectorInput
 from featstore.catalog.connection import Catalog
 from featstore.errors import NotFoundError, UsageError, did_you_mean
+from featstore.files import inside
 from featstore.plugins import Plugins
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.export import check_target
@@ -70,7 +71,7 @@ def materialize(
     train = np.array([s == "train" for s in patients.column("split").to_pylist()], bool)
     inputs = {
         item.alias: PooledInput.of(
-            FeatureReader({k: store / p for k, p in aligned.segments[item.alias].items()}),
+            FeatureReader({k: inside(store, p) for k, p in aligned.segments[item.alias].items()}),
             aligned.alignment.pointers[item.alias], len(ids), item.feature_set.shape[-1], pools[item.alias],
         )
         for item in aligned.sets

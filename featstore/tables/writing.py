@@ -16,7 +16,7 @@ import numpy.typing as npt
 from featstore.catalog import training_tables
 from featstore.catalog.alignment import Alignment, VectorInput
 from featstore.catalog.connection import Catalog
-from featstore.files import fsync, write_json
+from featstore.files import fsync, inside, write_json
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, provenance, utc_now
 from featstore.spec import ExporterSpec
@@ -144,7 +144,7 @@ def write(
         # What can't be exported is refused here, before anything is recorded.
         with _exporting(plugins, folder / DATA, keep, out, wide) if out else nullcontext():
             if latest := _latest(catalog, fused, digest):
-                result.version, result.path = latest[0], store / latest[1]
+                result.version, result.path = latest[0], inside(store, latest[1])
                 result.unchanged, result.run_id = True, None
             else:
                 _complete(folder, fused)

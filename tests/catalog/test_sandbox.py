@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -250,3 +251,16 @@ class TestPredicate:
 
 def test_mentioned() -> None:
     assert sandbox.mentioned('select * from vectors."A_r18"', ["a_r18", "p_r18"]) == ["a_r18"]
+
+
+def test_a_strangers_catalog_reads_no_files(store: featstore.Store, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a\nmy-secret\n")
+    connection = duckdb.connect(str(store.catalog.path))
+    connection.execute("DROP VIEW main.metrics")
+    connection.execute(f"CREATE VIEW main.metrics AS SELECT * FROM read_csv('{secret}')")
+    connection.execute("""CREATE VIEW main."a"" b" AS SELECT 1 AS one""")
+    connection.close()
+    with pytest.raises(featstore.FeatstoreError) as refused:
+        store.sql("FROM metrics")
+    assert "my-secret" not in str(refused.value)
