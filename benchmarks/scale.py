@@ -1,7 +1,8 @@
 """How long a large store takes: ingest, plan, extract, materialize; each against a floor that does only what it must.
 
-Every phase runs in a process of its own, which says how long it took beyond imports and how far its memory grew. The
-inputs are files of float32 numbers that are their own vectors, so that nothing but featstore is measured.
+Every phase runs in a process of its own, which says how long it took beyond imports and how far its own memory grew at
+most (mapped files, which the kernel takes back when it wants, are not counted). The inputs are files of float32 numbers
+that are their own vectors, so that nothing but featstore is measured.
 
     python benchmarks/scale.py --samples 100000
 """
@@ -11,16 +12,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
 import featstore
 from featstore import Backbone, BackboneRequest, BackboneSpec, ReaderSpec, Source, Tokens, hookimpl
@@ -207,11 +209,28 @@ def measure(phase: Callable[[Path, int], None], folder: Path, dim: int) -> tuple
     ours = ("featstore.extract.run", "featstore.tables")
     for module in ("torch.utils.data", "duckdb", "zarr", "pyarrow.parquet", "sklearn.preprocessing", "skops.io", *ours):
         importlib.import_module(module)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak = own_memory()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, own_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     start = time.perf_counter()
     phase(folder, dim)
     took = time.perf_counter() - start
-    return took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    done.set()
+    watcher.join()
+    return took, peak - before
+
+
+def own_memory() -> int:
+    """Bytes that this process holds for itself, without mapped files."""
+    memory = psutil.Process().memory_info()
+    return memory.rss - getattr(memory, "shared", 0)
 
 
 if __name__ == "__main__":

@@ -26,15 +26,16 @@ def views_md() -> str:
         "ever added. Beside these there is each table that `ingest-table` took in, under its own name, and in "
         '`featstore sql` (not in plain DuckDB) `vectors."<feature set>"` with `sample_key, patient_id, modality, '
         "split, site, label, vector`.",
-        "The same text is in the catalog: `select column_name, comment from duckdb_columns() where table_name = 'features'`.",
+        "The same text is in the catalog: `select column_name, comment from duckdb_columns() "
+        "where table_name = 'features'`.",
     ]
     views = connection.execute(
         "SELECT view_name, comment FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal ORDER BY 1"
     ).fetchall()
     for view, comment in views:
         rows = connection.execute(
-            "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE schema_name = 'main' AND table_name = ? "
-            "ORDER BY column_index",
+            "SELECT column_name, data_type, comment FROM duckdb_columns() "
+            "WHERE schema_name = 'main' AND table_name = ? ORDER BY column_index",
             [view],
         ).fetchall()
         lines = ["| column | type | |", "| --- | --- | --- |"]

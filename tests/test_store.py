@@ -364,7 +364,7 @@ def test_show_everything_by_name(cohort: tuple[featstore.Store, object]) -> None
     assert store.show("m/0A.f4")["sample"]["patient_id"] == "009"
     with pytest.raises(NotFoundError, match=r"'v' has no version 7; there is v1, v2"):
         store.show("v@v7")
-    with pytest.raises(NotFoundError, match="Did you mean 'w.max'"):
+    with pytest.raises(NotFoundError, match=r"Did you mean 'w\.max'"):
         store.show("w.maxx")
     for odd in ("a@b", "it's", "m/x@2.f4", '"', ";", ""):
         with pytest.raises(NotFoundError):

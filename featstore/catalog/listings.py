@@ -49,7 +49,8 @@ _KINDS: Mapping[str, str] = {
     "run": "SELECT * FROM runs WHERE run_id = $name",
     "table": 'SELECT t.name, t.row_count AS "rows", r.run_id FROM core.tabular t JOIN core.run r ON r.id = t.run '
     "WHERE t.name = $name",
-    "split scheme": "SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = $name GROUP BY ALL ORDER BY 2",
+    "split scheme": "SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = $name "
+    "GROUP BY ALL ORDER BY 2",
     "sample": "SELECT * FROM samples WHERE sample_key = $name",
 }
 _VERSIONS = (

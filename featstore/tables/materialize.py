@@ -16,6 +16,7 @@ from featstore.catalog.connection import Catalog
 from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.files import inside
 from featstore.plugins import Plugins
+from featstore.runs import utc_now
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.export import check_target
 from featstore.tables.fuse import Fusion
@@ -58,6 +59,7 @@ def materialize(
         NotFoundError, UsageError, ConflictError, LeakageError, SqlError: what of the recipe can't be had, and why;
             the store is as it was.
     """
+    started = utc_now()
     if wide and out is None:
         raise UsageError("--wide says how a file is written, and there is no --out.", hint="--out table.parquet")
     if out:
@@ -81,7 +83,7 @@ def materialize(
     fusion.fit()
     report = _complete(aligned.alignment.report, fusion, recipe)
     fused = Fused(recipe, aligned.alignment, aligned.sets, aligned.scheme, fusion, report)
-    return write(store, catalog, plugins, fused, out=out, wide=wide)
+    return write(store, catalog, plugins, fused, started, out=out, wide=wide)
 
 
 def _align(catalog: Catalog, recipe: Recipe) -> _Aligned:

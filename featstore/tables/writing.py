@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from featstore.catalog.alignment import Alignment, VectorInput
 from featstore.catalog.connection import Catalog
 from featstore.files import fsync, inside, write_json
 from featstore.plugins import Plugins
-from featstore.runs import RunFolder, provenance, utc_now
+from featstore.runs import RunFolder, finished
 from featstore.spec import ExporterSpec
 from featstore.tables.export import exporting
 from featstore.tables.fuse import Fusion
@@ -123,7 +124,7 @@ def _vectors(block: npt.NDArray[np.float64]) -> pa.FixedSizeListArray:
 
 
 def write(
-    store: Path, catalog: Catalog, plugins: Plugins, fused: Fused, *, out: Path | None, wide: bool
+    store: Path, catalog: Catalog, plugins: Plugins, fused: Fused, started: datetime, *, out: Path | None, wide: bool
 ) -> MaterializeResult:
     """Write the next version of a table, unless its latest is by this very recipe and has these very bytes.
 
@@ -148,7 +149,7 @@ def write(
                 result.unchanged, result.run_id = True, None
             else:
                 _complete(folder, fused)
-                _record(store, catalog, plugins, fused, digest, run, folder, result)
+                _record(store, catalog, plugins, fused, started, digest, run, folder, result)
     finally:
         if not (run.path / "run.json").exists():  # nothing was recorded, so there was no run
             shutil.rmtree(run.path, ignore_errors=True)
@@ -184,6 +185,7 @@ def _record(
     catalog: Catalog,
     plugins: Plugins,
     fused: Fused,
+    started: datetime,
     digest: str,
     run: RunFolder,
     folder: Path,
@@ -191,10 +193,7 @@ def _record(
 ) -> None:
     """Move the finished folder into place and add its rows, in one transaction."""
     recipe = fused.recipe
-    facts = {
-        "kind": "materialize", "state": "done", "started_at": utc_now().isoformat(), "finished_at": utc_now().isoformat(), "request": recipe.to_json(),
-        "provenance": provenance("materialize", plugins),
-    }  # fmt: skip
+    facts = finished("materialize", started, recipe.to_json(), plugins)
     aggregation = {item.alias: item.agg for item in recipe.inputs}
     inputs = [
         (s.alias, s.feature_set.id, None, str(fused.report["inputs"][s.alias]["modality"]), aggregation[s.alias],
