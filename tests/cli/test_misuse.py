@@ -114,7 +114,7 @@ def test_a_reader_that_goes_away_is_no_error(empty: Path, form: str) -> None:
 
 
 def test_a_reader_that_never_reads_is_no_error(empty: Path) -> None:
-    command = f"set -o pipefail; '{FEATSTORE}' sql --store '{empty}' 'select 1' --format csv | (exec <&-; sleep 4)"
+    command = f"set -o pipefail; '{FEATSTORE}' sql --store '{empty}' 'select 1' --format csv | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

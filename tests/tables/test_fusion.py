@@ -52,7 +52,7 @@ recipes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=16, derandomize=True, phases=[Phase.generate])  # shrinking would take minutes
+@settings(max_examples=10, derandomize=True, phases=[Phase.generate])  # shrinking would take minutes
 @given(recipe=recipes)
 def test_table_equals_the_one_made_without_featstore(
     cohort: Any, remake: Callable[..., Any], recipe: dict[str, Any]
