@@ -14,6 +14,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,10 +127,14 @@ class RunFolder:
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         _locks.add(descriptor)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(f"The run {self.run_id} is being worked on by another process.") from None
+            for tries in range(3, 0, -1):  # someone who only looks whether the run is alive lets go at once
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if tries == 1:
+                        raise BusyError(f"The run {self.run_id} is being worked on by another process.") from None
+                    time.sleep(0.02)
             yield
         finally:
             if descriptor in _locks:
@@ -137,12 +142,18 @@ class RunFolder:
                 os.close(descriptor)
 
     def alive(self) -> bool:
-        """Whether some process holds the run's lock."""
+        """Whether some process holds the run's lock. It only looks: nothing is written."""
         try:
-            with self.locked():
-                return False
-        except BusyError:
+            descriptor = os.open(self.path / "lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
+        finally:
+            os.close(descriptor)
+        return False
 
 
 def finished(kind: str, started: datetime, request: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:

@@ -68,13 +68,15 @@ def align(
     scheme: int | None,
     scheme_name: str | None,
     label: LabelColumn | None,
+    labelled: bool,
     join: str,
     chosen: pa.Table | None,
 ) -> Alignment:
     """Line up the inputs' vectors and the tables' rows by patient.
 
     Args:
-        label: None for the patients' own; patients without a value are left out.
+        label: None for the patients' own.
+        labelled: patients without a label are left out; where it is False, nobody has one.
         join: ``inner``, ``left`` or ``outer``.
         chosen: a table of ``sample_key`` to keep to, or None for all.
 
@@ -87,8 +89,8 @@ def align(
         report["inputs"][item.alias] = _gather_input(connection, position, item, chosen)
     for name in tables:
         report["tables"][name] = _look_at_table(connection, name)
-    _candidates(connection, inputs, scheme, label)
-    _lose_patients(connection, inputs, tables, scheme_name, str(label or "label"), join, report)
+    _candidates(connection, inputs, scheme, label, labelled)
+    _lose_patients(connection, inputs, tables, scheme_name, str(label or "label") if labelled else None, join, report)
     patients = arrow(connection, "SELECT patient_id, split, label, label_type FROM aligned ORDER BY patient_id")
     if not patients.num_rows:
         lost = "; ".join(f"{item['patients']} {item['reason']}" for item in report["lost"])
@@ -198,11 +200,15 @@ def _look_at_table(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str
 
 
 def _candidates(
-    connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput], scheme: int | None, label: LabelColumn | None
+    connection: duckdb.DuckDBPyConnection,
+    inputs: Sequence[VectorInput],
+    scheme: int | None,
+    label: LabelColumn | None,
+    labelled: bool,
 ) -> None:
     """Make ``candidates``: every patient of any input, with split and label."""
     union = " UNION ".join(f"SELECT DISTINCT patient FROM input_{i}" for i in range(len(inputs)))
-    value, kind, source = "p.label", "p.label_type", ""
+    value, kind, source = "p.label" if labelled else "NULL::VARCHAR", "p.label_type", ""
     if label is not None:
         column = f"t.{identifier(label.column)}"
         row = first(connection.execute(f'SELECT typeof(any_value({column})) FROM tabular."{label.table}" t'))
@@ -228,7 +234,7 @@ def _lose_patients(
     inputs: Sequence[VectorInput],
     tables: Sequence[str],
     scheme_name: str | None,
-    label: str,
+    label: str | None,
     join: str,
     report: dict[str, Any],
 ) -> None:
@@ -236,7 +242,8 @@ def _lose_patients(
     conditions = []
     if scheme_name is not None:
         conditions.append((f"in no split of the scheme {scheme_name!r}", "split IS NOT NULL"))
-    conditions.append((f"without a value of {label!r}", "label IS NOT NULL"))
+    if label is not None:
+        conditions.append((f"without a value of {label!r}", "label IS NOT NULL"))
     has = [(f"without {i.alias!r}", f"patient IN (SELECT patient FROM input_{n})") for n, i in enumerate(inputs)]
     has_row = [(f"without a row in {t!r}", f'patient_id IN (SELECT patient_id FROM tabular."{t}")') for t in tables]
     if join == "inner":
@@ -281,6 +288,6 @@ def _by_split(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     for split, label, kind, n in rows:
         entry = counts.setdefault(split, {"rows": 0, "labels": {}})
         entry["rows"] += n
-        if kind != "float":  # a number has no classes to count
+        if label is not None and kind != "float":  # a number has no classes to count
             entry["labels"][label] = n
     return counts

@@ -125,9 +125,14 @@ def _refusal(error: Exception) -> SqlError:
 
 
 def mentioned(sql: str, names: Iterable[str]) -> list[str]:
-    """Those names that occur in a query's text, ignoring case."""
-    lower = sql.lower()
-    return [name for name in names if name.lower() in lower]
+    """Those names that a query's text takes from ``vectors``, ignoring case.
+
+    >>> mentioned('select * from vectors.A join vectors."b@v1" using (sample_key)', ["a", "b", "b@v1", "ab"])
+    ['a', 'b@v1']
+    """
+    found = re.findall(r'\bvectors"?\s*\.\s*(?:"([^"]+)"|(\w+))', sql, re.IGNORECASE)
+    wanted = {(quoted or plain).lower() for quoted, plain in found}
+    return [name for name in names if name.lower() in wanted]
 
 
 def predicate(catalog: Catalog, view: str, column: str, condition: str, flag: str) -> pa.Table:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--table", "tables", multiple=True, help="A table taken in by ingest-table; repeatable.")
 @click.option("--numeric", multiple=True, metavar="COLUMN", help="A number to fuse; repeatable.")
 @click.option("--categorical", multiple=True, metavar="COLUMN", help="A category to fuse, one-hot; repeatable.")
-@click.option("--label", default="label", show_default=True, help="label, or TABLE.COLUMN.")
+@click.option("--label", default="label", show_default=True, help="label, TABLE.COLUMN, or none.")
 @click.option("--scheme", help="The split scheme; what is learned is learned from its train rows only.")
 @click.option("--where", metavar="SQL", help="Condition on the view samples.")
 @click.option("--join", type=click.Choice(["inner", "left", "outer"]), default="inner", show_default=True)

@@ -105,7 +105,7 @@ def _align(catalog: Catalog, recipe: Recipe) -> _Aligned:
             sets.append(VectorInput(item.alias, found, item.modality, item.agg is not None))
         aligned = alignment.align(
             connection, sets, list(tables), scheme=scheme, scheme_name=recipe.scheme, label=label,
-            join=recipe.join, chosen=chosen,
+            labelled=recipe.label != "none", join=recipe.join, chosen=chosen,
         )  # fmt: skip
         paths = {s.alias: feature_sets.segment_paths(connection, s.feature_set.id) for s in sets}
     # Only segments that hold some of these vectors: one that was only reserved need not be there.
@@ -116,11 +116,11 @@ def _align(catalog: Catalog, recipe: Recipe) -> _Aligned:
 
 def _label_column(connection: duckdb.DuckDBPyConnection, label: str) -> LabelColumn | None:
     """The table and column of ``TABLE.COLUMN``, where both may hold dots; None for the patients' own label."""
-    if label == "label":
+    if label in {"label", "none"}:
         return None
     if "." not in label:
         raise UsageError(
-            f"--label {label!r} is neither 'label', the patients' own, nor TABLE.COLUMN.", hint="--label label"
+            f"--label {label!r} is neither 'label' (the patients' own), TABLE.COLUMN, nor none.", hint="--label label"
         )
     words = label.split(".")
     known = tabular.names(connection)

@@ -28,7 +28,7 @@ class Recipe:
     """One training table.
 
     Attributes:
-        label: ``label`` for the patients' own, or ``TABLE.COLUMN``.
+        label: ``label`` for the patients' own, ``TABLE.COLUMN``, or ``none`` for a table without labels.
         scheme: the split scheme, or None for a table without splits, where nothing can be learned.
         where: a condition on the view ``samples``.
         join: ``inner`` keeps patients with every input, ``left`` those with the first, ``outer`` those with any.

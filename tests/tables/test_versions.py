@@ -295,3 +295,12 @@ def test_a_fitted_file_with_another_type_is_refused(cohort: Any) -> None:
     skops.dump({"standardize": featstore.errors.FeatstoreError}, result.path / "fitted.skops")
     with pytest.raises(Exception, match=r"[Uu]ntrusted"):
         cohort.store.table("t").fitted()
+
+
+def test_a_table_without_labels(make_cohort: Any) -> None:
+    cohort = make_cohort(3, count=12)
+    made = cohort.store.materialize(name="bare", inputs=["a=v/A:mean"], scheme="default", label="none", pca=2)
+    assert "label" not in " ".join(lost["reason"] for lost in made.report["lost"])
+    X, y, patients = cohort.store.table("bare").arrays()
+    assert len(X) == len(patients) == made.rows
+    assert all(label is None for label in y)
