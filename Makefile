@@ -1,7 +1,7 @@
 # `make` lists the targets. The first use of any of them makes the environment in .venv.
 
 PYTHON ?= python3
-# CPU-only torch: 396 MB instead of 3.2 GB. For a CUDA build: make venv CONSTRAINTS=
+# The torch that the tests run with. For the newest, make venv CONSTRAINTS=
 CONSTRAINTS ?= constraints/cpu.txt
 VENV := .venv
 BIN := $(VENV)/bin

@@ -63,18 +63,15 @@ def readme() -> str:
 
 def cli_md() -> str:
     """The help of every command."""
-    parts = ["# The command line", _help(cli.cli, "featstore")]
-    context = click.Context(cli.cli, info_name="featstore")
+    # With the command's own settings: click keeps each command's help option from the first time it is asked for.
+    root = click.Context(cli.cli, info_name="featstore", max_content_width=110, **cli.cli.context_settings)
+    root.terminal_width = 110
+    parts = ["# The command line", f"```\n{cli.cli.get_help(root)}\n```"]
     for name in cli.COMMANDS:
-        command = cli.cli.get_command(context, name)
+        command = cli.cli.get_command(root, name)
         assert command
-        parts += [f"## featstore {name}", _help(command, f"featstore {name}")]
+        parts += [f"## featstore {name}", f"```\n{command.get_help(click.Context(command, root, name))}\n```"]
     return "\n\n".join(parts) + "\n"
-
-
-def _help(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, terminal_width=110, max_content_width=110)
-    return f"```\n{command.get_help(context)}\n```"
 
 
 def generated() -> dict[Path, str]:

@@ -1,8 +1,9 @@
 """featstore: run each encoder once, keep the vectors, ask SQL about them, build leak-free fused training tables.
+::
 
->>> import featstore
->>> store = featstore.open("./store")  # doctest: +SKIP
->>> store.sql("select modality, count(*) n from features group by all").to_pandas()  # doctest: +SKIP
+    import featstore
+    store = featstore.open("./store")
+    store.sql("select modality, count(*) n from features group by all").to_pandas()
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -22,12 +24,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from featstore.errors import BusyError
+from featstore.errors import BusyError, CorruptError
 from featstore.files import fsync, read_json, replacing, write_json
 from featstore.plugins import Plugins
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger("featstore")
+
+_ANNOUNCE_AFTER = 0.5
+_RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[a-z]+(-[a-z]+)*-[0-9a-f]{4}")
 
 _PACKAGES = (
     "duckdb", "featstore", "numpy", "open_clip_torch", "pandas", "pillow", "pyarrow", "scikit-learn", "skops",
@@ -68,6 +75,17 @@ class RunFolder:
     def journal(self) -> Path:
         """Where an extraction keeps its receipts until they are folded."""
         return self.path / "journal"
+
+    @classmethod
+    def of(cls, store: Path, run_id: str) -> Self:
+        """The folder of a run that the catalog names; whether it is there is not looked at.
+
+        Raises:
+            CorruptError: this is no run's name: a catalog may be a stranger's, and ``../..`` must lead nowhere.
+        """
+        if not _RUN_ID.fullmatch(run_id):
+            raise CorruptError(f"The catalog names a run {run_id!r}, which is no run's name.")
+        return cls(store / "runs" / run_id)
 
     @classmethod
     def create(cls, store: Path, kind: str) -> Self:
@@ -117,6 +135,12 @@ class RunFolder:
 
         return pq.read_table(self.path / f"{name}.parquet")
 
+    def count_rows(self, name: str) -> int:
+        """How many rows :meth:`save_rows` kept, without reading them."""
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(self.path / f"{name}.parquet").num_rows)
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run's lock: it tells everyone that the run is alive, and dies with the process.
@@ -124,22 +148,29 @@ class RunFolder:
         Raises:
             BusyError: another process holds it.
         """
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        _locks.add(descriptor)
-        try:
-            for tries in range(3, 0, -1):  # someone who only looks whether the run is alive lets go at once
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if tries == 1:
-                        raise BusyError(f"The run {self.run_id} is being worked on by another process.") from None
-                    time.sleep(0.02)
+        busy = BusyError(f"The run {self.run_id} is being worked on by another process.")
+        with _held(self.path / "lock", 0.04, busy):  # someone who only looks whether the run is alive lets go at once
             yield
-        finally:
-            if descriptor in _locks:
-                _locks.remove(descriptor)
-                os.close(descriptor)
+
+    @contextlib.contextmanager
+    def absorbing(self, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold the right to find out whether the run is dead, and to take in what it finished.
+
+        Whoever takes the lock of a run that another process began holds this as well, at least while it commits the
+        receipts. So the lock tells for sure, while one holds this: if it is held, then by a process that does the work.
+
+        Args:
+            wait_s: how long to wait for another process that absorbs the run; the wait is announced.
+
+        Raises:
+            BusyError: it still did.
+        """
+        busy = BusyError(
+            f"The run {self.run_id} is being taken in by another process, still after {wait_s:.0f} s.",
+            hint="wait for it to end, then run the command again",
+        )
+        with _held(self.path / "absorb.lock", wait_s, busy):
+            yield
 
     def alive(self) -> bool:
         """Whether some process holds the run's lock. It only looks: nothing is written."""
@@ -154,6 +185,32 @@ class RunFolder:
         finally:
             os.close(descriptor)
         return False
+
+
+@contextlib.contextmanager
+def _held(file: Path, wait_s: float, busy: BusyError) -> Iterator[None]:
+    """Hold a lock file; raise ``busy`` where another process still holds it after an announced wait."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    _locks.add(descriptor)
+    start, announced = time.monotonic(), False
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                waited = time.monotonic() - start
+                if waited >= wait_s:
+                    raise busy from None
+                if waited > _ANNOUNCE_AFTER and not announced:
+                    log.warning("Another process holds %s: waiting up to %.0f s for it.", file, wait_s)
+                    announced = True
+                time.sleep(0.02)
+        yield
+    finally:
+        if descriptor in _locks:
+            _locks.remove(descriptor)
+            os.close(descriptor)
 
 
 def finished(kind: str, started: datetime, request: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:

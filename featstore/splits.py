@@ -99,42 +99,70 @@ def split_patients(
     check_ratios(ratios)
     if holdout is not None and holdout_as in ratios:
         raise UsageError(
-            f"Those held out would be mixed into {holdout_as!r}, which --ratio fills.", hint="--holdout-as test"
+            f"Those held out would be mixed into {holdout_as!r}, which --ratio fills.",
+            hint="--holdout-as with a name of its own, such as external",
         )
     if stratify not in {None, "label", "site"}:
         raise UsageError(f"--stratify takes label or site, not {stratify!r}.")
-    held = set()
-    if holdout is not None:
-        held = set(
-            sandbox.predicate(catalog_file, "patients", "patient_id", holdout, "--holdout")["patient_id"].to_pylist()
-        )
     recipe = {
         "ratios": dict(ratios), "stratify": stratify, "holdout": holdout, "holdout_as": holdout_as,
         "require_modalities": list(require_modalities), "seed": seed,
     }  # fmt: skip
-    with RunFolder.creating(store, "split") as create_run, catalog_file.write() as connection:
-        rows = catalog.candidates(connection).to_pylist()
-        chosen, left_out = _having(rows, require_modalities)
-        if not chosen:
-            raise UsageError("No patient is left to split.", hint="ingest samples first, or check --require-modality")
-        strata: dict[str, list[str]] = {}
-        for row in chosen:
-            if row["patient_id"] not in held:
-                strata.setdefault(_stratum(row, stratify), []).append(row["patient_id"])
-        splits = {row["patient_id"]: holdout_as for row in chosen if row["patient_id"] in held}
-        for members in strata.values():
-            splits |= assign(members, ratios, seed)
-        run = create_run()
-        facts = finished("split", started, {"scheme": scheme} | recipe, plugins)
-        table = _table(splits)
-        version = catalog.put(connection, scheme, table, recipe, run.run_id, facts, replace=replace)
-        run.save_rows("splits", table)
-        run.record(**facts)
+    while True:
+        state, held = _held_out(catalog_file, holdout)
+        with catalog_file.write() as connection, RunFolder.creating(store, "split") as create_run:
+            if state != catalog.state(connection):
+                continue  # samples came in since the condition was looked at: look again
+            rows = catalog.candidates(connection).to_pylist()
+            chosen, left_out = _having(rows, require_modalities)
+            splits = _assign_all(chosen, held, holdout_as, ratios, stratify, seed)
+            run = create_run()
+            facts = finished("split", started, {"scheme": scheme} | recipe, plugins)
+            table = _table(splits)
+            version = catalog.put(connection, scheme, table, recipe, run.run_id, facts, replace=replace)
+            run.save_rows("splits", table)
+            run.record(**facts)
+        break
     counts: dict[str, dict[str, int]] = {name: {} for name in [*ratios, *([] if holdout is None else [holdout_as])]}
     for row in chosen:
         within = counts[splits[row["patient_id"]]]
         within[_stratum(row, stratify)] = within.get(_stratum(row, stratify), 0) + 1
     return SplitResult(scheme, version, run.run_id, counts, left_out)
+
+
+def _held_out(catalog_file: Catalog, holdout: str | None) -> tuple[int, set[str]]:
+    """The patients who meet the condition, and what the catalog's state was before it was looked at."""
+    with catalog_file.read() as connection:
+        state = catalog.state(connection)
+    if holdout is None:
+        return state, set()
+    rows = sandbox.predicate(catalog_file, "patients", "patient_id", holdout, "--holdout")
+    return state, set(rows["patient_id"].to_pylist())
+
+
+def _assign_all(
+    chosen: Sequence[Mapping[str, Any]],
+    held: set[str],
+    holdout_as: str,
+    ratios: Mapping[str, float],
+    stratify: str | None,
+    seed: int,
+) -> dict[str, str]:
+    """Patient → split: those held out, and the others stratum by stratum."""
+    if not chosen:
+        raise UsageError("No patient is left to split.", hint="ingest samples first, or check --require-modality")
+    if stratify and all(row[stratify] is None for row in chosen):
+        raise UsageError(
+            f"No patient has a {stratify}, so there is nothing to stratify by.", hint="leave out --stratify"
+        )
+    strata: dict[str, list[str]] = {}
+    for row in chosen:
+        if row["patient_id"] not in held:
+            strata.setdefault(_stratum(row, stratify), []).append(row["patient_id"])
+    splits = {row["patient_id"]: holdout_as for row in chosen if row["patient_id"] in held}
+    for members in strata.values():
+        splits |= assign(members, ratios, seed)
+    return splits
 
 
 def _having(rows: list[dict[str, Any]], modalities: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, int]]:

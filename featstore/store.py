@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,24 +88,35 @@ def init(path: str | os.PathLike[str]) -> Store:
         raise ConflictError(f"{folder} is a store already.", hint=f"featstore status --store {folder}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConflictError(f"{folder} is not an empty folder.", hint="give a folder that isn't there yet")
+    # Built aside and renamed, so that a store is whole or not there at all.
+    aside = folder.absolute().with_name(f".tmp-{secrets.token_hex(4)}-{folder.absolute().name}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)  # medical data: nobody else's business
+        aside.mkdir(parents=True, mode=0o700)  # medical data: nobody else's business
         for name in ("features", "runs", "tables", "models"):
-            (folder / name).mkdir(exist_ok=True)
-        connection = duckdb.connect(str(folder / "catalog.duckdb"), config=CONFIG)
+            (aside / name).mkdir()
+        connection = duckdb.connect(str(aside / "catalog.duckdb"), config=CONFIG)
         try:
             migrations.apply(connection)
         finally:
             connection.close()
-    except OSError as error:
+        fsync(aside / "catalog.duckdb")
+        settings = f"# A featstore store. Its format's version:\nformat = {FORMAT}\n"
+        write_atomic(aside / CONFIG_NAME, settings.encode())
+        if folder.exists():  # empty, perhaps a mount point, which can't be replaced
+            for part in sorted(aside.iterdir(), key=lambda part: part.name == CONFIG_NAME):
+                shutil.move(part, folder / part.name)
+            folder.chmod(0o700)
+            fsync(folder)
+        else:
+            aside.replace(folder)
+            fsync(folder.absolute().parent)
+    except (OSError, duckdb.IOException) as error:
         raise SetupError(
-            f"The store {folder} can't be made: {error.strerror}.",
-            hint="choose a folder that you may write to",
+            f"The store {folder} can't be made: {getattr(error, 'strerror', None) or error}.",
+            hint="choose a folder that you may write to, on a disk with room",
         ) from error
-    fsync(folder / "catalog.duckdb")
-    # Last of all: a folder without it is no store.
-    write_atomic(folder / CONFIG_NAME, f"# A featstore store. Its format's version:\nformat = {FORMAT}\n".encode())
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return Store(folder)
 
 
@@ -212,9 +226,8 @@ class Store:
         on_progress: Callable[[Progress], None] | None = None,
         **fields: Any,
     ) -> ExtractResult:
-        """Make every pending vector. Give an :class:`~featstore.extract.ExtractRequest`, or its fields.
-
-        >>> store.extract(name="r18", backbone="timm:resnet18", poolers=("mean",))  # doctest: +SKIP
+        """Make every pending vector. Give an :class:`~featstore.extract.ExtractRequest`, or its fields:
+        ``store.extract(name="r18", backbone="timm:resnet18", poolers=("mean",))``.
         """
         from featstore.extract import ExtractRequest, extract
 
@@ -251,9 +264,8 @@ class Store:
         wide: bool = False,
         **fields: Any,
     ) -> MaterializeResult:
-        """Make a training table. Give a :class:`~featstore.tables.Recipe`, or the CLI's words as keywords.
-
-        >>> store.materialize(name="grade", inputs=["r18/A:mean"], scheme="default")  # doctest: +SKIP
+        """Make a training table. Give a :class:`~featstore.tables.Recipe`, or the CLI's words as keywords:
+        ``store.materialize(name="grade", inputs=["r18/A:mean"], scheme="default")``.
         """
         from featstore.tables import Recipe, materialize
         from featstore.tables.materialize import recipe_columns
@@ -294,7 +306,7 @@ class Store:
         from featstore.catalog import feature_sets, splits
         from featstore.tables import FeatureSetView
 
-        exists = first(connection.execute("SELECT 1 FROM core.scheme WHERE name = ?", [scheme]))
+        exists = first(connection.execute("SELECT 1 FROM core.scheme WHERE lower(name) = lower(?)", [scheme]))
         if not exists and scheme != "default":
             splits.scheme_id(connection, scheme)  # raises, with a suggestion
         scheme_id = splits.scheme_id(connection, scheme) if exists else None
@@ -347,21 +359,11 @@ class Store:
 
     def status(self) -> dict[str, Any]:
         """Counts of everything, unfinished runs and unresolved failures."""
+        from featstore.extract.resume import liveness
+
         facts = {"store": str(self.path), **listings.status(self.catalog)}
-        facts["unfinished"] = [run | self._liveness(run["run_id"]) for run in facts["unfinished"]]
+        facts["unfinished"] = [run | liveness(self.path, run["run_id"]) for run in facts["unfinished"]]
         return facts
-
-    def _liveness(self, run_id: str) -> dict[str, Any]:
-        from featstore.extract import journal
-        from featstore.runs import RunFolder
-
-        run = RunFolder(self.path / "runs" / run_id)
-        plan = run.facts().get("plan")
-        return {
-            "alive": run.alive(),
-            "rows": run.load_rows("plan").num_rows if plan else 0,
-            "chunks_written": len(list(journal.receipts(run))),
-        }
 
     # ---------------------------------------------------------------------------------------- upkeep
     def migrate(self) -> list[str]:
@@ -378,7 +380,12 @@ class Store:
                 todo = migrations.pending(connection)
                 if todo:
                     connection.execute("CHECKPOINT")
-                    shutil.copy2(path, path.with_name(f"catalog-before-{todo[0].version:04}.duckdb"))
+                    copy = path.with_name(f"catalog-before-{todo[0].version:04}.duckdb")
+                    # By another process: had this one opened the file beside DuckDB, closing it again would drop
+                    # DuckDB's lock, as POSIX has it, and let others write in the middle of the migration.
+                    script = "import shutil, sys; shutil.copy2(sys.argv[1], sys.argv[2])"
+                    subprocess.run([sys.executable, "-c", script, path, copy], check=True)
+                    fsync(copy)
                     migrations.apply(connection)
             finally:
                 connection.close()

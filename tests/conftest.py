@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -12,6 +14,7 @@ import PIL.Image
 import pytest
 
 import featstore
+from featstore.catalog.connection import Catalog
 
 # Before huggingface_hub is imported: a missing model is then a clear error at once, not 47 s of retries.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -37,6 +40,20 @@ def rng() -> np.random.Generator:
 def store(tmp_path: Path) -> featstore.Store:
     """A new, empty store."""
     return featstore.init(tmp_path / "store")
+
+
+@pytest.fixture
+def interrupted_after_commit(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function after whose call Ctrl-C comes right after each COMMIT."""
+    write = Catalog.write
+
+    @contextmanager
+    def interrupted(self: Catalog, **options: Any) -> Iterator[Any]:
+        with write(self, **options) as connection:
+            yield connection
+        raise KeyboardInterrupt
+
+    return lambda: monkeypatch.setattr(Catalog, "write", interrupted)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import featstore
-from featstore.errors import BusyError
+from featstore.errors import BusyError, CorruptError
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, provenance
 
@@ -35,6 +35,19 @@ def test_rows_come_back(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "ingest")
     run.save_rows("samples", rows)
     assert run.load_rows("samples").equals(rows)
+    assert run.count_rows("samples") == 2
+
+
+@pytest.mark.parametrize("kind", ["ingest", "ingest-table", "extract"])
+def test_the_folder_of_a_run(tmp_path: Path, kind: str) -> None:
+    run = RunFolder.create(tmp_path, kind)
+    assert RunFolder.of(tmp_path, run.run_id) == run
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../../victim", "/etc", "20260101T000000-extract-0000/../.."])
+def test_what_is_no_runs_name_leads_nowhere(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CorruptError, match="no run's name"):
+        RunFolder.of(tmp_path, name)
 
 
 def test_a_run_that_fails_leaves_no_folder(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import featstore
+from featstore.catalog import sandbox
 from featstore.errors import ConflictError, SqlError, UsageError
 from featstore.splits import assign, check_ratios
 
@@ -174,8 +176,26 @@ class TestStore:
 
     def test_one_patient(self, take) -> None:  # type: ignore[no-untyped-def]
         store = take([("p", "A", "", "")])
-        result = store.split(ratios={"train": 0.7, "val": 0.3}, stratify="label")
-        assert result.counts == {"train": {"(none)": 1}, "val": {}}
+        result = store.split(ratios={"train": 0.7, "val": 0.3})
+        assert result.counts == {"train": {"": 1}, "val": {}}
+        with pytest.raises(UsageError, match="nothing to stratify by"):
+            store.split(scheme="other", ratios={"train": 0.7, "val": 0.3}, stratify="label")
+
+    def test_patients_who_come_in_meanwhile_are_held_out_too(self, take, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+        store = take([(str(i), "A", "JM", "1") for i in range(6)])
+        looked = []
+
+        def predicate(*arguments):  # type: ignore[no-untyped-def]
+            found = sandbox.predicate(*arguments)
+            if not looked:
+                take([(f"k{i}", "A", "KD", "1") for i in range(4)], into=store, name="late")
+            looked.append(len(found))
+            return found
+
+        monkeypatch.setattr(featstore.splits, "sandbox", SimpleNamespace(predicate=predicate))
+        result = store.split(ratios={"train": 1.0}, holdout="site <> 'JM'")
+        assert looked == [0, 4]
+        assert result.counts == {"train": {"": 6}, "test": {"": 4}}
 
     def test_one_class(self, take) -> None:  # type: ignore[no-untyped-def]
         store = take([(str(i), "A", "", "1") for i in range(9)])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -414,3 +416,70 @@ def test_importing_a_store_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_migrate_keeps_a_copy_and_keeps_others_out(
+    store: featstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featstore.catalog import migrations
+
+    folder = tmp_path / "migrations"
+    shutil.copytree(migrations.folder(), folder)
+    number = len(migrations.load()) + 1
+    (folder / f"{number:04}_more.sql").write_text("CREATE TABLE core.more (id INTEGER);")
+    monkeypatch.setattr(migrations, "folder", lambda: folder)
+    with pytest.raises(MigrationError, match="lacks 1 migration"):
+        featstore.open(store.path).sql("SELECT 1")
+    apply, seen = migrations.apply, []
+
+    def look(connection: duckdb.DuckDBPyConnection) -> object:
+        other = subprocess.run(
+            [sys.executable, "-c", "import duckdb, sys; duckdb.connect(sys.argv[1])", store.catalog.path],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        seen.append(other.stderr)
+        return apply(connection)
+
+    monkeypatch.setattr(migrations, "apply", look)
+    assert store.migrate() == [f"{number:04} more"]
+    assert "Could not set lock" in seen[0]
+    assert store.migrate() == []
+    assert featstore.open(store.path).sql("SELECT count(*) AS n FROM core.more").to_pylist() == [{"n": 0}]
+    copy = duckdb.connect(str(store.path / f"catalog-before-{number:04}.duckdb"), read_only=True)
+    assert copy.sql("SELECT max(version) FROM featstore.migration").fetchall() == [(number - 1,)]
+    copy.close()
+
+
+def test_init_into_an_empty_folder_and_after_a_kill(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / ".tmp-0-empty").mkdir()
+    assert featstore.init(empty).status()["samples"] == 0
+    assert empty.stat().st_mode & 0o777 == 0o700
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".tmp-0-empty", "empty"]
+
+
+def test_scheme_names_ignore_case(store: featstore.Store, make_tree: Any, tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "data")
+    store.ingest(root, layouts=["{site}/fold{fold}/grade{label:int}/{patient_id}/{modality}/*.png"])
+    store.split(scheme="Default", ratios={"train": 1.0})
+    plugin = tmp_path / "mean.py"
+    plugin.write_text(MEAN)
+    store = featstore.open(store.path, plugins=[str(plugin)])
+    store.extract(name="m", backbone="lab:mean")
+    assert len(store.features("m").arrays(split="train")[0]) == len(store.features("m"))
+
+
+MEAN = """
+import featstore, numpy as np
+
+class Mean(featstore.Backbone):
+    transform, input_shape = staticmethod(lambda image: np.float32([image.mean()])), (1,)
+
+    def forward(self, batch, layers):
+        return {layers[0]: featstore.Tokens(batch[:, None, :])}
+
+@featstore.hookimpl
+def featstore_backbones():
+    yield featstore.BackboneSpec("lab:mean", load=lambda request: Mean())
+"""

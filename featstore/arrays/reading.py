@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -70,6 +71,7 @@ class FeatureReader:
     Args:
         segments: segment id → folder; at least one.
         maps: where mapped chunks are kept; the process's own cache unless told otherwise.
+        committed: only rows that the catalog knows are asked for, so a chunk that isn't there was lost.
 
     Attributes:
         item_shape: the shape of one row, (dim,) or (tokens, dim).
@@ -84,10 +86,11 @@ class FeatureReader:
         CorruptError: a folder isn't a segment.
     """
 
-    def __init__(self, segments: Mapping[int, Path], *, maps: MapCache = SHARED) -> None:
+    def __init__(self, segments: Mapping[int, Path], *, maps: MapCache = SHARED, committed: bool = False) -> None:
         if not segments:
             raise UsageError("A feature set without a segment has no vectors to read.", hint="extract it first")
-        self.segments = {int(i): SegmentReader(segments[i], maps=maps) for i in sorted(segments)}
+        self.segments = {int(i): SegmentReader(segments[i], maps=maps, committed=committed) for i in sorted(segments)}
+        self._committed = committed
         readers = list(self.segments.values())
         layouts = [reader.layout for reader in readers]
         self.item_shape = layouts[0].item_shape
@@ -109,7 +112,8 @@ class FeatureReader:
         self._firsts: list[int] = self._first.tolist()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (FeatureReader, ({i: reader.path for i, reader in self.segments.items()},))
+        paths = {i: reader.path for i, reader in self.segments.items()}
+        return (partial(FeatureReader, committed=self._committed), (paths,))
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -24,6 +25,7 @@ class SegmentReader:
     Args:
         path: the segment's folder.
         maps: where mapped chunks are kept; the process's own cache unless told otherwise.
+        committed: only rows that the catalog knows are asked for, so a chunk that isn't there was lost.
 
     Attributes:
         path: as given.
@@ -34,9 +36,9 @@ class SegmentReader:
         CorruptError: the folder isn't a segment.
     """
 
-    def __init__(self, path: Path, *, maps: MapCache = SHARED) -> None:
+    def __init__(self, path: Path, *, maps: MapCache = SHARED, committed: bool = False) -> None:
         self.path = Path(path)
-        self._maps = maps
+        self._maps, self._committed = maps, committed
         folder = self.path / "features"
         found = ArrayMetadata.of(folder)
         if found.data_type not in ITEM_SIZES or len(found.shape) not in (2, 3) or not all(found.shape):
@@ -64,7 +66,7 @@ class SegmentReader:
         return f"SegmentReader({str(self.path)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:  # loaders' workers open and map for themselves
-        return (SegmentReader, (self.path,))
+        return (partial(SegmentReader, committed=self._committed), (self.path,))
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +85,7 @@ class SegmentReader:
 
         Raises:
             IndexError: there is no such chunk.
-            CorruptError: its file has the wrong size, or zarr can't decode it.
+            CorruptError: its file has the wrong size, or zarr can't decode it, or it is lost.
         """
         return self.load(index).values
 
@@ -103,6 +105,10 @@ class SegmentReader:
             values = _decode(self._foreign, start, start + rows)
             return Chunk.of(np.ascontiguousarray(values, self.layout.storage_dtype))
         raw = map_file(self.layout.chunk_path(index), self._file_nbytes)
+        if raw is None and self._committed:  # NaN would pass for a missing input, and be imputed
+            raise CorruptError(
+                f"{self.layout.chunk_path(index)} is missing: vectors that the catalog knows are lost.", hint=RESTORE
+            )
         if raw is None:  # not kept: it may be written a moment later
             return self._fill(rows)
         shape = (rows, *self.layout.item_shape)

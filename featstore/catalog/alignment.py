@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import arrow, first, identifier, registered
-from featstore.catalog.tabular import lookalike
+from featstore.catalog.identity import lookalike, lookalikes
+from featstore.catalog.tabular import run_of
 from featstore.errors import ConflictError, LeakageError, NotFoundError
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ class Alignment:
         patients: ``patient_id, split, label, label_type``, by patient_id: the table's rows, in their order.
         pointers: alias → ``position, segment, row``, by position and sample_key; position is the patient's row.
         runs: alias → the surrogate ids of the runs that made those vectors.
+        table_runs: tabular data set, the label's among them → the run that took in these very rows.
         report: what each input had, who was lost and why.
     """
 
     patients: pa.Table
     pointers: dict[str, pa.Table] = field(default_factory=dict)
     runs: dict[str, list[int]] = field(default_factory=dict)
+    table_runs: dict[str, int] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -90,6 +93,8 @@ def align(
     for name in tables:
         report["tables"][name] = _look_at_table(connection, name)
     _candidates(connection, inputs, scheme, label, labelled)
+    # One patient under "007" in one input and "7" in another would be lost to an inner join without a word.
+    report["lookalikes"] = [list(pair) for pair in lookalikes(connection, "SELECT patient_id FROM candidates")]
     _lose_patients(connection, inputs, tables, scheme_name, str(label or "label") if labelled else None, join, report)
     patients = arrow(connection, "SELECT patient_id, split, label, label_type FROM aligned ORDER BY patient_id")
     if not patients.num_rows:
@@ -112,6 +117,8 @@ def align(
             "JOIN core.segment g ON g.id = i.segment ORDER BY 1"
         ).fetchall()
         result.runs[item.alias] = [int(row[0]) for row in runs]
+    for name in (*tables, *([label.table] if label else [])):
+        result.table_runs[name] = run_of(connection, name)
     return result
 
 

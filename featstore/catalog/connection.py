@@ -39,12 +39,15 @@ T = TypeVar("T")
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the in-process lock of a catalog file."""
+def exclusive(path: Path, wait_s: float = 600.0) -> Iterator[None]:
+    """Hold the in-process lock of a catalog file.
+
+    Nothing but DuckDB may open that file while this is held: closing any descriptor of it drops DuckDB's own lock.
+    """
     with _locks_guard:
         lock = _locks.setdefault(path.resolve(), threading.Lock())
-    if not lock.acquire(timeout=600):
-        raise BusyError("Another thread of this process has held the catalog for ten minutes.")
+    if not lock.acquire(timeout=wait_s):
+        raise BusyError(f"Another thread of this process holds the catalog, still after {wait_s:.0f} s.")
     try:
         yield
     finally:
@@ -91,8 +94,9 @@ class Catalog:
         Raises:
             as :meth:`read` does; SetupError: the disk is full.
         """
-        with exclusive(self.path), explaining(self.path):
-            connection = self._open(read_only=False, wait_s=self.wait_s if wait_s is None else wait_s)
+        wait_s = self.wait_s if wait_s is None else wait_s
+        with exclusive(self.path, wait_s), explaining(self.path):
+            connection = self._open(read_only=False, wait_s=wait_s)
             try:
                 self.check(connection)
                 connection.execute("BEGIN TRANSACTION")

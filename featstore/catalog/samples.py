@@ -94,7 +94,7 @@ def compare(connection: duckdb.DuckDBPyConnection, rows: pa.Table, dataset: str,
         )
         split_filled = count(
             "SELECT count(DISTINCT patient_id) FROM incoming i WHERE split IS NOT NULL AND patient_id NOT IN "
-            "(SELECT patient_id FROM splits WHERE scheme = 'default')"
+            "(SELECT patient_id FROM splits WHERE lower(scheme) = 'default')"
         )
         return Counts(
             dataset,
@@ -230,6 +230,13 @@ def _check_samples(connection: duckdb.DuckDBPyConnection) -> None:
         "{n} sample(s) stand more than once in what is ingested:",
         "leave each sample once; parts of one file are told apart by a #fragment",
     )
+    _refuse(
+        connection,
+        "SELECT i.sample_key, 'is ' || s.sample_key || ' of patient ' || p.patient_id FROM incoming i "
+        "JOIN core.sample s ON s.uri = i.uri AND s.sample_key <> i.sample_key JOIN core.patient p ON p.id = s.patient",
+        "{n} file(s) are in the catalog already, as other samples: a file twice could be in train and in test.",
+        "ingest them as the data set that they are of, from the same folder",
+    )
     for column in ("patient_id", "modality", "site", "visit_id", "acquired_at"):
         old = "p.patient_id" if column == "patient_id" else f"s.{column}"
         _refuse(
@@ -238,7 +245,7 @@ def _check_samples(connection: duckdb.DuckDBPyConnection) -> None:
             f"JOIN core.patient p ON p.id = s.patient WHERE {old} IS NOT NULL AND i.{column} IS NOT NULL "
             f"AND {old} <> i.{column}",
             f"{{n}} sample(s) are in the catalog with another {column}:",
-            f"correct the {column}, or ingest them as another data set: --dataset NAME",
+            f"correct the {column}; a store that is wrong throughout is best made anew",
         )
     _refuse(
         connection,
@@ -282,7 +289,7 @@ def _check_patients(connection: duckdb.DuckDBPyConnection, checks: Checks) -> No
     _refuse(
         connection,
         "SELECT patient_id, array_to_string(list_sort(list(DISTINCT split)), ' and ') FROM (SELECT patient_id, split "
-        "FROM incoming UNION ALL SELECT patient_id, split FROM splits WHERE scheme = 'default' "
+        "FROM incoming UNION ALL SELECT patient_id, split FROM splits WHERE lower(scheme) = 'default' "
         "AND patient_id IN (SELECT patient_id FROM incoming WHERE split IS NOT NULL)) "
         "WHERE split IS NOT NULL GROUP BY patient_id HAVING count(DISTINCT split) > 1",
         "{n} patient(s) would be in more than one split of the scheme 'default':",

@@ -20,6 +20,12 @@ def candidates(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     return arrow(connection, "SELECT patient_id, site, label, modalities FROM patients ORDER BY patient_id")
 
 
+def state(connection: duckdb.DuckDBPyConnection) -> int:
+    """A number that changes whenever patients, samples or tables do: the last run's."""
+    row = first(connection.execute("SELECT coalesce(max(id), 0) FROM core.run"))
+    return int(row[0]) if row else 0
+
+
 def put(
     connection: duckdb.DuckDBPyConnection,
     name: str,

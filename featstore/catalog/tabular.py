@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import arrow, first, registered
+from featstore.catalog.identity import lookalike
 from featstore.catalog.runs import add_run
 from featstore.errors import ConflictError, NotFoundError, UsageError, did_you_mean
 
@@ -25,11 +26,6 @@ def match_patients(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> tup
         ).fetchall()
     assert known
     return int(known[0]), [(str(a), str(b)) for a, b in alike]
-
-
-def lookalike(column: str) -> str:
-    """SQL that maps ids that look alike ("007", "7 ", "P1"/"p1", "P-1") to one text."""
-    return f"ltrim(regexp_replace(lower({column}), '[^\\p{{L}}\\p{{N}}]', '', 'g'), '0')"
 
 
 def same(connection: duckdb.DuckDBPyConnection, name: str, content_hash: str, *, replace: bool) -> bool:
@@ -88,6 +84,13 @@ def put(
 def names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The names of all tabular data sets."""
     return [str(r[0]) for r in connection.execute("SELECT name FROM core.tabular ORDER BY 1").fetchall()]
+
+
+def run_of(connection: duckdb.DuckDBPyConnection, name: str) -> int:
+    """The surrogate id of the run that took in the rows of a tabular data set."""
+    row = first(connection.execute("SELECT run FROM core.tabular WHERE name = ?", [name]))
+    assert row
+    return int(row[0])
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, name: str) -> pa.Table:

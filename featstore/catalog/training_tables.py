@@ -32,6 +32,23 @@ class Row:
     report: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a version is made of: the vectors of a feature set, or the rows of a tabular data set.
+
+    Attributes:
+        alias: its name in the table; a tabular data set's is its own.
+        runs: surrogate ids of the runs that made those vectors or rows.
+    """
+
+    alias: str
+    runs: list[int]
+    feature_set: int | None = None
+    tabular: str | None = None
+    modality: str | None = None
+    aggregation: str | None = None
+
+
 def next_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
     """The number of the next version.
 
@@ -79,12 +96,11 @@ def same_as_latest(
 def put(
     connection: duckdb.DuckDBPyConnection,
     row: Row,
-    inputs: Sequence[tuple[str, int, None, str, str | None, list[int]]],
-    tables: Sequence[str],
+    inputs: Sequence[Input],
     run_id: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Add a version with its inputs: (alias, feature set, None, modality, aggregation, runs), then the tabular ones."""
+    """Add a version with its inputs, in their order."""
     run = add_run(connection, run_id, facts, done=row.rows)
     found = first(connection.execute(
         "INSERT INTO core.training_table SELECT coalesce((SELECT max(id) FROM core.training_table), 0) + 1, "
@@ -95,12 +111,14 @@ def put(
         ],
     ))  # fmt: skip
     assert found
-    of_tables = []
-    for name in tables:
-        owner = first(connection.execute("SELECT run FROM core.tabular WHERE name = ?", [name]))
-        of_tables.append((name, None, name, None, None, [owner[0]] if owner else []))
-    for position, item in enumerate([*inputs, *of_tables]):
-        connection.execute("INSERT INTO core.table_input VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [found[0], position, *item])
+    for position, item in enumerate(inputs):
+        connection.execute(
+            "INSERT INTO core.table_input VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                found[0], position, item.alias, item.feature_set, item.tabular, item.modality, item.aggregation,
+                item.runs,
+            ],
+        )  # fmt: skip
 
 
 def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:

@@ -20,17 +20,16 @@ def modalities(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], chosen: pa.Table | None) -> int:
-    """Make the temporary table ``selected`` of the samples that an extraction is about; returns how many.
+    """Make the temporary table ``temp.selected`` of the samples that an extraction is about; returns how many.
 
     Args:
         chosen: a table of ``sample_key`` that a user's condition gave, or None for all.
     """
-    connection.execute("DROP TABLE IF EXISTS selected")
     condition = "true"
     if modalities:
         condition = "s.modality IN (SELECT unnest($modalities))"
     query = (
-        "CREATE TEMP TABLE selected AS SELECT s.id, s.content, s.sample_key, s.uri FROM core.sample s "
+        "CREATE OR REPLACE TEMP TABLE selected AS SELECT s.id, s.content, s.sample_key, s.uri FROM core.sample s "
         f"WHERE {condition}"
     )
     parameters = {"modalities": list(modalities)} if modalities else {}
@@ -39,7 +38,7 @@ def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], cho
     else:
         with registered(connection, chosen=chosen):
             connection.execute(f"{query} AND s.sample_key IN (SELECT sample_key FROM chosen)", parameters)
-    row = first(connection.execute("SELECT count(*) FROM selected"))
+    row = first(connection.execute("SELECT count(*) FROM temp.selected"))
     assert row
     return int(row[0])
 
@@ -62,7 +61,8 @@ def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | 
     )  # fmt: skip
     return arrow(
         connection,
-        f"SELECT id AS sample, content, sample_key, uri, lacks FROM (SELECT *, [{lacks}] AS lacks FROM selected s) "
+        "SELECT id AS sample, content, sample_key, uri, lacks "
+        f"FROM (SELECT *, [{lacks}] AS lacks FROM temp.selected s) "
         "WHERE list_contains(lacks, true) ORDER BY lacks DESC, sample_key",
     )
 
@@ -125,27 +125,28 @@ def absorb(
     Returns:
         how many samples' contents turned out to have changed, so that older vectors of theirs are stale.
     """
-    connection.execute("CREATE TEMP TABLE fresh (sample BIGINT, content INTEGER)")
+    connection.execute("CREATE OR REPLACE TEMP TABLE fresh (sample BIGINT, content INTEGER)")
     with registered(connection, reads=reads, incoming=vectors, failures=failures):
         changed = _settle_contents(connection, put_back)
         connection.execute(
-            "CREATE TEMP TABLE added AS SELECT i.sample, i.feature_set, i.segment, i.row, f.content FROM incoming i "
-            "JOIN fresh f USING (sample) WHERE NOT EXISTS (FROM core.vector v WHERE v.feature_set = i.feature_set "
-            "AND v.sample = i.sample AND v.content = f.content "
+            "CREATE OR REPLACE TEMP TABLE added AS SELECT i.sample, i.feature_set, i.segment, i.row, f.content "
+            "FROM incoming i JOIN temp.fresh f USING (sample) "
+            "WHERE NOT EXISTS (FROM core.vector v WHERE v.feature_set = i.feature_set AND v.sample = i.sample "
+            "AND v.content = f.content "
             "AND v.feature_set IN (SELECT DISTINCT feature_set FROM incoming)) ORDER BY i.segment, i.row"
         )
         connection.execute(
-            "INSERT INTO core.vector SELECT sample, feature_set, segment, row, content, ? FROM added "
+            "INSERT INTO core.vector SELECT sample, feature_set, segment, row, content, ? FROM temp.added "
             "ORDER BY segment, row",
             [now],
         )
         connection.execute(
-            "INSERT INTO core.coverage SELECT a.feature_set, s.patient, s.modality, count(*) FROM added a "
+            "INSERT INTO core.coverage SELECT a.feature_set, s.patient, s.modality, count(*) FROM temp.added a "
             "JOIN core.sample s ON s.id = a.sample GROUP BY ALL "
             "ON CONFLICT DO UPDATE SET extracted = extracted + excluded.extracted"
         )
         if changed:
-            recount(connection, "SELECT s.patient FROM core.sample s JOIN fresh f ON f.sample = s.id")
+            recount(connection, "SELECT s.patient FROM core.sample s JOIN temp.fresh f ON f.sample = s.id")
         connection.execute(
             "INSERT INTO core.failure SELECT ?, sample, content, file_state, stage, error, message, failed_at, NULL "
             "FROM failures ORDER BY sample",
@@ -157,8 +158,8 @@ def absorb(
             "UPDATE core.run SET done = done + $done, failed = failed + $failed WHERE id = $run",
             {"done": _ok(reads, failures), "failed": failures.num_rows, "run": run},
         )
-    connection.execute("DROP TABLE fresh")
-    connection.execute("DROP TABLE added")
+    connection.execute("DROP TABLE temp.fresh")
+    connection.execute("DROP TABLE temp.added")
     return changed
 
 
@@ -168,7 +169,7 @@ def _ok(reads: pa.Table, failures: pa.Table) -> int:
 
 
 def _settle_contents(connection: duckdb.DuckDBPyConnection, put_back: Sequence[int]) -> int:
-    """Fill ``fresh`` with the samples whose read bytes are current, with their content's number.
+    """Fill ``temp.fresh`` with the samples whose read bytes are current, with their content's number.
 
     - Unknown hash: the bytes read are what the sample is, unless it was ingested anew since the plan and the file read
       wasn't that newer one.
@@ -179,7 +180,7 @@ def _settle_contents(connection: duckdb.DuckDBPyConnection, put_back: Sequence[i
     Returns how many samples' contents changed.
     """
     connection.execute(
-        "CREATE TEMP TABLE settled AS SELECT r.sample, r.content_hash, r.size, r.mtime_ns, CASE "
+        "CREATE OR REPLACE TEMP TABLE settled AS SELECT r.sample, r.content_hash, r.size, r.mtime_ns, CASE "
         "WHEN s.content_hash = r.content_hash THEN 'same' "
         "WHEN s.content_hash IS NULL "
         "AND (s.content = r.content OR (s.size = r.size AND s.mtime_ns = r.mtime_ns)) THEN 'first' "
@@ -190,15 +191,15 @@ def _settle_contents(connection: duckdb.DuckDBPyConnection, put_back: Sequence[i
     )
     connection.execute(
         "UPDATE core.sample s SET content_hash = t.content_hash, size = t.size, mtime_ns = t.mtime_ns, "
-        "content = s.content + (t.what = 'changed')::INTEGER FROM settled t WHERE t.sample = s.id "
+        "content = s.content + (t.what = 'changed')::INTEGER FROM temp.settled t WHERE t.sample = s.id "
         "AND t.what IN ('first', 'changed')"
     )
     connection.execute(
-        "INSERT INTO fresh SELECT s.id, s.content FROM core.sample s JOIN settled t ON t.sample = s.id "
+        "INSERT INTO temp.fresh SELECT s.id, s.content FROM core.sample s JOIN temp.settled t ON t.sample = s.id "
         "WHERE t.what <> 'stale'"
     )
-    row = first(connection.execute("SELECT count(*) FROM settled WHERE what = 'changed'"))
-    connection.execute("DROP TABLE settled")
+    row = first(connection.execute("SELECT count(*) FROM temp.settled WHERE what = 'changed'"))
+    connection.execute("DROP TABLE temp.settled")
     assert row
     return int(row[0])
 
@@ -207,13 +208,13 @@ def _resolve_failures(connection: duckdb.DuckDBPyConnection, run: int, now: date
     """A failure is resolved once every feature set of its run has a current vector of that sample."""
     if not first(
         connection.execute(
-            "SELECT 1 FROM core.failure WHERE resolved_at IS NULL AND sample IN (SELECT sample FROM added) LIMIT 1"
+            "SELECT 1 FROM core.failure WHERE resolved_at IS NULL AND sample IN (SELECT sample FROM temp.added) LIMIT 1"
         )
     ):
         return  # nearly always; what follows looks through the vectors
     connection.execute(
         "UPDATE core.failure f SET resolved_at = ? WHERE f.resolved_at IS NULL AND f.run <> ? "
-        "AND f.sample IN (SELECT sample FROM added) AND NOT EXISTS ("
+        "AND f.sample IN (SELECT sample FROM temp.added) AND NOT EXISTS ("
         "SELECT 1 FROM core.segment g WHERE g.run = f.run AND NOT EXISTS ("
         "SELECT 1 FROM core.vector v JOIN core.sample s ON s.id = v.sample AND s.content = v.content "
         "WHERE v.feature_set = g.feature_set AND v.sample = f.sample))",

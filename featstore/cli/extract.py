@@ -63,7 +63,7 @@ FAILED_INPUTS = 3
     help="As stored.",
 )
 @click.option("--batch-size", default=32, show_default=True)
-@click.option("--chunk-rows", default=1024, show_default=True, help="Rows a chunk: the unit of commit.")
+@click.option("--chunk-rows", type=int, help="Rows a chunk, the unit of commit: what a kill costs (a 64th of all).")
 @click.option("--num-workers", default=2, show_default=True, help="Processes that read and decode.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
 @click.option("--threads", type=int, help="For the network on a CPU.")
@@ -160,6 +160,9 @@ def _say(result: ExtractResult) -> None:
     sets = ", ".join(f"{name}@v{version}" for name, version in result.feature_sets.items())
     for name in result.new_versions:
         note(f"{name} has a new version, v{result.feature_sets[name]}: what makes its vectors has changed.")
+    for name, latest in result.later_versions.items():
+        served = f"{name}@v{result.feature_sets[name]}"
+        note(f"{served} is not the latest version (v{latest}): name it {served} in --input.")
     for run in result.resumed:
         note(f"Went on with the unfinished run {run}.")
     if result.pending:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import json_option, ratios, with_store
-from featstore.cli.output import note, plural, print_json, print_table
+from featstore.cli.output import note, note_lookalikes, plural, print_json, print_table
 from featstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,6 +97,13 @@ def ingest(
         note(
             f"{plural(len(result.unmatched), 'file')} matched no layout and were left out, "
             f"such as {result.unmatched[0]!r}."
+        )
+    note_lookalikes(result.lookalikes)
+    if result.known_elsewhere:
+        note(
+            f"{plural(result.known_elsewhere, 'patient')} known already from other data sets, such as "
+            f"{', '.join(result.known_such_as)}.\n  next: nothing, if they are the same people; if not, begin anew in "
+            "another store, with --patient-id '{dataset}-{patient_id}'"
         )
     if result.missing:
         note(f"{plural(result.missing, 'sample')} of this data set were not seen this time; they stay in the catalog.")

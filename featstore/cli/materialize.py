@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import json_option, with_store
-from featstore.cli.output import note, plural, print_json, print_table
+from featstore.cli.output import note, note_lookalikes, plural, print_json, print_table
 
 if TYPE_CHECKING:
     from featstore.store import Store
@@ -80,6 +80,7 @@ def _print_report(result: MaterializeResult) -> None:
             note(f"  {theirs!r} matches nobody, but looks like the patient {ours!r}.")
         for column, values in facts["unseen"].items():
             note(f"  {column} has values that no train row has, encoded as zeros: {', '.join(values[:5])}.")
+    note_lookalikes(report["lookalikes"])
     for lost in report["lost"]:
         such_as = ", ".join(lost["such_as"][:3])
         note(f"{plural(lost['patients'], 'patient')} left out, {lost['reason']}, such as {such_as}.")

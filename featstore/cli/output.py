@@ -6,11 +6,13 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from featstore.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +35,12 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def note_lookalikes(pairs: Iterable[Sequence[str]]) -> None:
+    """Say which patients may be one under two ids: nothing joins their rows."""
+    for one, other in pairs:
+        note(f"The patients {one!r} and {other!r} look alike, and are taken for two.")
+
+
 def print_json(value: Any) -> None:
     """Print JSON; a NaN is null, a time ISO 8601."""
     click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
@@ -53,8 +61,18 @@ def _plain(value: Any) -> Any:
 
 
 def print_rows(rows: pa.Table, form: str = "table", *, title: str = "") -> None:
-    """Print an Arrow table as ``table``, ``json`` or ``csv``."""
+    """Print an Arrow table as ``table``, ``json`` or ``csv``.
+
+    Raises:
+        UsageError: two columns have one name, and JSON would keep the last alone.
+    """
     if form == "json":
+        twice = [name for name in rows.column_names if rows.column_names.count(name) > 1]
+        if twice:
+            raise UsageError(
+                f"Two columns of the result are called {twice[0]!r}, and JSON can keep only one.",
+                hint="name one of them anew: select … as another_name",
+            )
         print_json(rows.to_pylist())
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -64,7 +82,8 @@ def print_rows(rows: pa.Table, form: str = "table", *, title: str = "") -> None:
             writer.writerows(["" if v is None else _plain(v) for v in row] for row in zip(*columns, strict=True))
     else:
         shown = rows.slice(0, SCREEN_ROWS)
-        print_table(rows.column_names, [list(row.values()) for row in shown.to_pylist()], title=title)
+        cells = zip(*(column.to_pylist() for column in shown.columns), strict=True)  # by place: names may stand twice
+        print_table(rows.column_names, list(cells), title=title)
         if rows.num_rows > SCREEN_ROWS:
             note(f"… {rows.num_rows - SCREEN_ROWS:,} more rows; --format csv or json gives all.")
 

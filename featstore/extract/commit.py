@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from featstore.catalog import runs, vectors
 from featstore.catalog.connection import Catalog
 from featstore.errors import BusyError
 from featstore.extract import journal
+from featstore.extract.journal import Receipt
 from featstore.extract.plan import Plan
 from featstore.keys import split_fragment
 from featstore.runs import utc_now
@@ -63,13 +64,15 @@ class Committer:
             BusyError: another process held the catalog for longer than ``wait_s``.
         """
         plan = self.plan
-        written = sorted(set(journal.receipts(plan.run)))
+        written = sorted(journal.receipts(plan.run))
         changed = 0
         with self.catalog.write(wait_s=wait_s) as connection:
             have = vectors.absorbed(connection, plan.id)
-            new = [chunk for chunk in written if chunk not in have]
+            spans = {chunk: plan.span(chunk) for chunk in written if chunk not in have}
+            receipts = list(journal.load(plan.run, spans))
+            new = [receipt.chunk for receipt in receipts]
             if new:
-                reads, pointers, failures = _rows(plan, new)
+                reads, pointers, failures = _rows(plan, receipts)
                 older = vectors.contradicted(connection, reads)
                 put_back = [sample for sample, uri, size, mtime_ns in older if _is_now(uri, size, mtime_ns)]
                 changed = vectors.absorb(
@@ -95,24 +98,24 @@ def _is_now(uri: str, size: int, mtime_ns: int) -> bool:
     return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns)
 
 
-def _rows(plan: Plan, chunks: list[int]) -> tuple[pa.Table, pa.Table, pa.Table]:
+def _rows(plan: Plan, receipts: Iterable[Receipt]) -> tuple[pa.Table, pa.Table, pa.Table]:
     """The rows that some receipts say: reads, pointers to valid vectors, failures."""
-    samples = plan.rows.column("sample").to_pylist()
-    contents = plan.rows.column("content").to_pylist()
     reads: list[tuple[Any, ...]] = []
     pointers: list[tuple[Any, ...]] = []
     failures: list[tuple[Any, ...]] = []
-    for receipt in journal.load(plan.run, chunks):
+    for receipt in receipts:
         at = datetime.fromisoformat(receipt.at)
-        for offset, read in enumerate(receipt.read):
-            row = receipt.first + offset
+        rows = plan.rows.slice(receipt.first, len(receipt.read))
+        planned = zip(rows.column("sample").to_pylist(), rows.column("content").to_pylist(), receipt.read, strict=True)
+        for offset, (sample, content, read) in enumerate(planned):
             why, missing = receipt.failed.get(offset, (None, []))
             if why:
-                failures.append((samples[row], contents[row], why.file_state, why.stage, why.error, why.message, at))
+                failures.append((sample, content, why.file_state, why.stage, why.error, why.message, at))
             if read is None:
                 continue
-            reads.append((samples[row], contents[row], *read))
-            pointers += [(samples[row], s.feature_set, s.segment, row) for s in plan.sets if s.name not in missing]
+            reads.append((sample, content, *read))
+            row = receipt.first + offset
+            pointers += [(sample, s.feature_set, s.segment, row) for s in plan.sets if s.name not in missing]
     return _table(reads, _READS), _table(pointers, _POINTERS), _table(failures, _FAILURES)
 
 

@@ -9,7 +9,8 @@ from typing import Self
 from featstore.extract import network as net
 from featstore.extract.network import Network
 from featstore.extract.plan import Frozen
-from featstore.extract.request import ExtractRequest, Target, targets
+from featstore.extract.request import ExtractRequest, Target, targets, with_defaults
+from featstore.keys import parse_call
 from featstore.plugins import Plugins
 from featstore.spec import Backbone, BackboneSpec, PoolFunction
 
@@ -41,8 +42,12 @@ class Encoder:
         spec = plugins.backbone(request.backbone)
         device = net.choose_device(request.device)
         backbone = spec.load(request.for_backbone())
-        revisions = {text: plugins.pooler_revision(text) for text in request.poolers}
-        wanted = targets(request, spec, backbone, net.weights_digest(backbone.module), revisions)
+        loads = {r.name: r.spec.load for r in plugins.registered("pooler")}
+        spelled = {text: with_defaults(text, loads[parse_call(text)[0]]) for text in request.poolers}
+        known = {text: (spelled[text], plugins.pooler_revision(text)) for text in request.poolers}
+        # A first revision is left unsaid: to install a plugin with one more reader makes no new versions.
+        readers = {r.name: r.spec.revision for r in plugins.registered("reader") if r.spec.revision != "1"}
+        wanted = targets(request, spec, backbone, net.weights_digest(backbone.module), known, readers)
         return cls(spec, backbone, poolers, wanted, device)
 
     @property
@@ -55,7 +60,7 @@ class Encoder:
         import torch
 
         return Frozen(
-            request.batch_size, request.chunk_rows, request.threads or torch.get_num_threads(),
+            request.batch_size, request.chunk_rows or 0, request.threads or torch.get_num_threads(),
             self.device == "cpu", request.amp, self.device.partition(":")[0], net.capability(),
         )  # fmt: skip
 

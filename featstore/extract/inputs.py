@@ -17,6 +17,7 @@ from featstore.plugins import Plugins
 from featstore.spec import Source
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
 
 #: The machine's fault, not the file's: such an error stops the run.
@@ -79,13 +80,13 @@ class Inputs:
     """The inputs of a plan by row: a map-style data set.
 
     Attributes:
-        uris: by row.
+        uris: by row, as Arrow keeps them: a list of strings would be ten times as large, in each worker.
         transform: the backbone's; picklable.
         shape: of one transformed input.
         roots: folders that must be there: where one is gone, its files' absence is the environment's fault.
     """
 
-    uris: Sequence[str]
+    uris: pa.ChunkedArray
     transform: Callable[[Any], Any]
     shape: tuple[int, ...]
     plugins: Plugins
@@ -95,7 +96,7 @@ class Inputs:
         return len(self.uris)
 
     def __getitem__(self, row: int) -> Item:
-        path, fragment = split_fragment(self.uris[row])
+        path, fragment = split_fragment(self.uris[row].as_py())
         source = Source(path, fragment)
         stage = "read"
         try:
@@ -113,6 +114,11 @@ class Inputs:
             return error, _NOTHING
         except MemoryError:
             return SetupError("Out of memory while decoding.", hint="fewer --num-workers"), _NOTHING
+        except ImportError as error:
+            return SetupError(
+                f"Reading {Path(path).suffix} files needs something that isn't here: {error}.",
+                hint="install it, then run it again",
+            ), _NOTHING
         except Exception as error:
             if isinstance(error, OSError) and (fault := self._environment(error, path)):
                 return fault, _NOTHING

@@ -6,15 +6,22 @@ A receipt is the last thing written for a chunk: a chunk without one isn't done,
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from featstore.extract.inputs import Failure
-from featstore.files import fsync, write_atomic
+from featstore.files import fsync, replacing, write_atomic
 from featstore.runs import RunFolder
+
+log = logging.getLogger("featstore")
+
+#: Receipts of a row group of the folded journal: they are some 100 kB each, and a run may have a hundred thousand.
+_GROUP = 100
 
 
 @dataclass(slots=True)
@@ -46,10 +53,10 @@ class Receipt:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A receipt from its JSON."""
+        """A receipt from its JSON; ValueError, KeyError or TypeError where that is damaged."""
         value = json.loads(text)
         failed = {row: (Failure(*why), sets) for row, *why, sets in value["failed"]}
-        read = [None if item is None else tuple(item) for item in value["read"]]
+        read = [None if item is None else (str(item[0]), int(item[1]), int(item[2])) for item in value["read"]]
         return cls(value["chunk"], value["first"], read, failed, value["at"])
 
 
@@ -63,26 +70,49 @@ def receipts(run: RunFolder) -> set[int]:
     return found
 
 
-def load(run: RunFolder, chunks: Sequence[int]) -> Iterator[Receipt]:
-    """The receipts of some chunks, folded or not."""
+def load(run: RunFolder, spans: Mapping[int, range]) -> Iterator[Receipt]:
+    """The receipts of some chunks, folded or not.
+
+    A damaged one is as good as none: it is removed, with a warning, and its chunk will be made again.
+
+    Args:
+        spans: chunk → the plan's rows of it.
+    """
     folded: dict[int, str] | None = None
-    for chunk in chunks:
+    for chunk, span in spans.items():
         file = _file(run, chunk)
-        if file.exists():
-            yield Receipt.parse(file.read_text())
-        else:
+        if not file.exists():
             folded = _folded(run) if folded is None else folded
             yield Receipt.parse(folded[chunk])
+            continue
+        try:
+            receipt = Receipt.parse(file.read_text(encoding="utf-8"))
+            if not span or (receipt.chunk, receipt.first, len(receipt.read)) != (chunk, span.start, len(span)):
+                raise ValueError("it is of other rows")
+            datetime.fromisoformat(receipt.at)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            log.warning("A receipt of the run %s is damaged (%s): its inputs are tried again.", run.run_id, error)
+            file.unlink()
+        else:
+            yield receipt
 
 
 def fold(run: RunFolder) -> None:
     """Turn the receipts of an ended run into one Parquet, and drop the journal. It may be killed and repeated."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    files = _files(run)
+    files = {int(file.stem): file for file in _files(run)}
     if files:
-        texts = _folded(run) | {int(file.stem): file.read_text() for file in files}
-        run.save_rows("receipts", pa.table({"chunk": sorted(texts), "receipt": [texts[c] for c in sorted(texts)]}))
+        folded = _folded(run)  # of a fold that was killed: seldom any
+        chunks = sorted(folded.keys() | files)
+        schema = pa.schema({"chunk": pa.int64(), "receipt": pa.string()})
+        with replacing(_parquet(run)) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for start in range(0, len(chunks), _GROUP):
+                group = chunks[start : start + _GROUP]
+                # What is damaged by now was absorbed when it wasn't.
+                texts = [files[c].read_text("utf-8", "replace") if c in files else folded[c] for c in group]
+                writer.write_table(pa.table({"chunk": group, "receipt": texts}, schema))
     if run.journal.is_dir():
         shutil.rmtree(run.journal)
         fsync(run.path)

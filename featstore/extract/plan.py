@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from featstore.arrays import SegmentLayout, create_group, create_segment
 from featstore.catalog import feature_sets, runs, vectors
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 #: A chunk is held in memory until it is written: this bounds it where rows are large (tokens).
 CHUNK_BYTES = 64 << 20
+#: Rows of a chunk, unless the user wants more: a gather of random rows opens few files even among millions.
+MOST_CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +127,32 @@ class Plan:
         Raises:
             CorruptError: the run's folder is incomplete.
         """
-        try:
+        with whole(run):
             facts = run.facts()["plan"]
             sets = [PlannedSet.from_json(value) for value in facts["sets"]]
             return cls(run, id, sets, Frozen(**facts["frozen"]), run.load_rows("plan"))
-        except (OSError, KeyError, TypeError, ValueError) as error:  # pyarrow's and json's errors are ValueErrors
-            raise CorruptError(
-                f"The folder of the unfinished run {run.run_id} is incomplete or damaged: {error}.",
-                hint="restore runs/ from a backup",
-            ) from error
+
+
+@contextmanager
+def whole(run: RunFolder) -> Iterator[None]:
+    """Raise :class:`~featstore.errors.CorruptError` for what comes of an incomplete or damaged folder."""
+    try:
+        yield
+    except (OSError, KeyError, TypeError, ValueError) as error:  # pyarrow's and json's errors are ValueErrors
+        raise CorruptError(
+            f"The folder of the unfinished run {run.run_id} is incomplete or damaged: {error}.",
+            hint="restore runs/ from a backup",
+        ) from error
+
+
+def makes(run: RunFolder) -> set[tuple[str, str]]:
+    """Name and fingerprint of every feature set of a run's plan; its rows are not loaded.
+
+    Raises:
+        CorruptError: the run's folder is incomplete.
+    """
+    with whole(run):
+        return {(planned["name"], planned["fingerprint"]) for planned in run.facts()["plan"]["sets"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +227,13 @@ def _without(table: pa.Table, samples: Sequence[pa.ChunkedArray]) -> pa.Table:
 
 def _groups(table: pa.Table) -> list[tuple[list[bool], pa.Table]]:
     """Runs of equal ``lacks``; the table is sorted by it."""
-    lacks = table.column("lacks").to_pylist()
-    starts = [i for i, value in enumerate(lacks) if i == 0 or value != lacks[i - 1]]
+    if not table.num_rows:
+        return []
+    flags = table.column("lacks").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    lacks = flags.reshape(table.num_rows, -1)
+    starts = np.flatnonzero((lacks[1:] != lacks[:-1]).any(axis=1)) + 1
     rows = table.drop_columns(["lacks"])
-    return [(lacks[a], rows.slice(a, b - a)) for a, b in pairwise([*starts, len(lacks)])]
+    return [(lacks[a].tolist(), rows.slice(a, b - a)) for a, b in pairwise([0, *starts.tolist(), table.num_rows])]
 
 
 def _plan(
@@ -264,7 +288,13 @@ def chunk_rows(wanted: int, batch_size: int, rows: int, item_nbytes: int) -> int
     64
     >>> chunk_rows(1000, 32, 10_000, 3_000_000)
     32
+
+    Where 0 rows are wanted, a kill at any moment costs a 64th of the run or a batch, and large runs make few files:
+
+    >>> chunk_rows(0, 32, 800, 2048), chunk_rows(0, 32, 10_000, 2048), chunk_rows(0, 32, 1_000_000, 2048)
+    (32, 128, 4096)
     """
+    wanted = wanted or min(max(rows // 64, batch_size), MOST_CHUNK_ROWS)
     bounded = min(wanted, CHUNK_BYTES // item_nbytes)
     whole = max(bounded // batch_size, 1) * batch_size
     return min(whole, -(-rows // batch_size) * batch_size)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,7 +28,7 @@ class ExtractRequest:
         poolers: one or more, such as ``mean`` or ``gem(3)``.
         modalities: only these; all if empty.
         where: a condition on the view ``samples``.
-        chunk_rows: rows a chunk at most, before it is rounded to whole batches: what a power cut may cost.
+        chunk_rows: rows a chunk at most, rounded to whole batches: what a power cut may cost. None: a 64th of the rows.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
         threads: for the network on a CPU; None leaves torch's own choice.
     """
@@ -45,7 +46,7 @@ class ExtractRequest:
     amp: Literal["off", "bf16", "fp16"] = "off"
     dtype: Literal["float16", "float32"] = "float32"
     batch_size: int = 32
-    chunk_rows: int = 1024
+    chunk_rows: int | None = None
     num_workers: int = 0
     device: str = "auto"
     threads: int | None = None
@@ -66,7 +67,7 @@ class ExtractRequest:
                 raise UsageError(f"{flag} {value!r} isn't one of {', '.join(known)}.{did_you_mean(value, known)}")
         for number, least, flag in (
             (self.batch_size, 1, "--batch-size"),
-            (self.chunk_rows, 1, "--chunk-rows"),
+            (1 if self.chunk_rows is None else self.chunk_rows, 1, "--chunk-rows"),
             (self.num_workers, 0, "--num-workers"),
             (1 if self.threads is None else self.threads, 1, "--threads"),
         ):
@@ -123,6 +124,21 @@ def _canonical(pooler: str) -> str:
     return f"{name}({','.join(texts)})" if texts else name
 
 
+def with_defaults(pooler: str, load: Callable[..., Any]) -> str:
+    """A pooler with the arguments that its loader fills in: ``gem`` and ``gem(3)`` are one function.
+
+    >>> with_defaults("gem", lambda p=3.0: ...), with_defaults("gem(2)", lambda p=3.0: ...)
+    ('gem(3)', 'gem(2)')
+    """
+    name, arguments = parse_call(pooler)
+    try:
+        bound = inspect.signature(load).bind(*arguments)
+        bound.apply_defaults()
+        return _canonical(f"{name}({','.join(str(float(a)) for a in bound.args)})")
+    except (TypeError, ValueError):  # it has no signature, or defaults that are no numbers
+        return pooler
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One feature set that an extraction fills: its name and everything that makes its vectors what they are."""
@@ -144,13 +160,15 @@ def targets(
     spec: BackboneSpec,
     backbone: Backbone,
     weights: str,
-    revisions: Mapping[str, str],
+    poolers: Mapping[str, tuple[str, str]],
+    readers: Mapping[str, str],
 ) -> list[Target]:
     """The feature sets that a request asks for.
 
     Args:
         weights: the digest of the network's state dict.
-        revisions: pooler → its plugin's revision.
+        poolers: pooler → the same with its defaults filled in, and its plugin's revision.
+        readers: reader → its revision, where that isn't the first.
     """
     layer = backbone.layers[-1]
     return [
@@ -166,10 +184,11 @@ def targets(
                 "preprocessing": dict(backbone.preprocessing),
                 "layer": layer,
                 "facet": None,
-                "pooler": pooler,
-                "pooler_revision": revisions[pooler],
+                "pooler": poolers[pooler][0],
+                "pooler_revision": poolers[pooler][1],
                 "amp": request.amp,
                 "dtype": request.dtype,
+                **({"readers": dict(readers)} if readers else {}),
             },
         )
         for name, pooler in request.outputs().items()

@@ -66,7 +66,7 @@ def _retry(
 ) -> ExtractResult:
     import pyarrow as pa
 
-    facts = RunFolder(store / "runs" / run_id).facts()
+    facts = RunFolder.of(store, run_id).facts()
     if "plan" not in facts:
         raise CorruptError(f"The folder of the run {run_id} is gone.", hint="restore runs/ from a backup")
     expected = {planned["name"]: planned["fingerprint"] for planned in facts["plan"]["sets"]}

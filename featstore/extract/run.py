@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 from featstore.catalog import feature_sets, runs, sandbox, vectors
 from featstore.catalog.connection import Catalog
-from featstore.errors import BusyError, ConflictError, NotFoundError
+from featstore.errors import ConflictError, FeatstoreError, NotFoundError
 from featstore.extract import journal
 from featstore.extract.commit import Committer
 from featstore.extract.encoder import Encoder
 from featstore.extract.inputs import Inputs
-from featstore.extract.plan import Plan, Planned, make_plans
+from featstore.extract.plan import Plan, Planned, make_plans, makes
 from featstore.extract.request import ExtractRequest
 from featstore.extract.resume import resume
 from featstore.extract.work import work
+from featstore.keys import Ref
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, provenance
 
@@ -45,6 +46,7 @@ class ExtractResult:
     Attributes:
         feature_sets: name → version.
         new_versions: names that got a new version now, because something that makes their vectors changed.
+        later_versions: names that have a later version than this one, of another function → the latest.
         matching: samples that the selection matches.
         pending: inputs that were to be tried: ``done + failed``, unless the run was stopped.
         failed_before: inputs that failed before and whose files haven't changed since; ``retry`` tries them again.
@@ -54,6 +56,7 @@ class ExtractResult:
 
     feature_sets: dict[str, int] = field(default_factory=dict)
     new_versions: list[str] = field(default_factory=list)
+    later_versions: dict[str, int] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
     matching: int = 0
@@ -150,6 +153,9 @@ class _Extraction:
                 found = feature_sets.find(connection, target.name, target.fingerprint)
                 if found:
                     self.result.feature_sets[target.name] = found.version
+                    latest = feature_sets.get(connection, Ref(target.name, None)).version
+                    if latest != found.version:
+                        self.result.later_versions[target.name] = latest
         self.result.new_versions += versioned
         return planned
 
@@ -158,9 +164,9 @@ class _Extraction:
         found = []
         for id, run_id in runs.open_runs(connection):
             if id not in ours:
-                plan = Plan.load(RunFolder(self.store / "runs" / run_id), id)
-                if self.encoder.makes & {(planned.name, planned.fingerprint) for planned in plan.sets}:
-                    found.append(plan.left(vectors.absorbed(connection, id)))
+                run = RunFolder.of(self.store, run_id)
+                if self.encoder.makes & makes(run):
+                    found.append(Plan.load(run, id).left(vectors.absorbed(connection, id)))
         return found
 
     def _make_all(self, plans: Sequence[Plan]) -> int:
@@ -176,7 +182,7 @@ class _Extraction:
         with self.catalog.read() as connection:
             roots = tuple(vectors.dataset_roots(connection))
         network, backbone = encoder.network(plan.frozen), encoder.backbone
-        uris, shape = plan.rows.column("uri").to_pylist(), tuple(backbone.input_shape)
+        uris, shape = plan.rows.column("uri"), tuple(backbone.input_shape)
         inputs = Inputs(uris, backbone.transform, shape, self.plugins, roots)
         committer = Committer(self.catalog, plan)
         progress = work(self.store, plan, network, encoder.poolers, inputs, self.request.num_workers)
@@ -191,7 +197,7 @@ class _Extraction:
         except BaseException:
             # Also after a fault or Ctrl-C, what was finished becomes visible at once, if that can be. If not, the next
             # command does it: the reason why this one stopped matters more.
-            with suppress(BusyError):
+            with suppress(FeatstoreError):
                 committer.commit(wait_s=1.0)
             raise
         committer.commit()

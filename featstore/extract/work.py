@@ -44,7 +44,7 @@ def work(
     finished = journal.receipts(plan.run)
     spans = {chunk: plan.span(chunk) for chunk in range(plan.chunks) if chunk not in finished}
     size = plan.frozen.batch_size
-    rows = [list(span[i : i + size]) for span in spans.values() for i in range(0, len(span), size)]
+    rows = [span[i : i + size] for span in spans.values() for i in range(0, len(span), size)]
     functions = [poolers[planned.pooler] for planned in plan.sets]
     layer = plan.sets[0].layer
     # Closed at once when something stops the work, and not when the traceback is gone: it holds the workers.

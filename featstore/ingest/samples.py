@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featstore.catalog import identity
 from featstore.catalog import samples as catalog
-from featstore.catalog.connection import Catalog
+from featstore.catalog.connection import Catalog, registered
 from featstore.errors import ConflictError, UsageError, did_you_mean
 from featstore.ingest.layout import FIELDS, Found, LabelType, Scan
 from featstore.keys import check_name, split_fragment
@@ -22,6 +23,8 @@ from featstore.runs import RunFolder, finished, utc_now
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Rows that are Python objects at once, before they are Arrow's: those take several times the memory.
+PART = 100_000
 #: Fields in which a space around the value would make another value of it, unseen.
 _SPACELESS = ("patient_id", "modality", "site", "visit_id", "split")
 
@@ -35,6 +38,9 @@ class IngestResult:
         added, changed, unchanged: samples. A changed one has other bytes by size or time, and is pending again.
         missing: samples of this data set that the catalog knows and this ingest did not see.
         unmatched: files that no layout matched.
+        lookalikes: patients of this ingest and others whose ids look alike ("007" and "7"): the first 20 pairs.
+        known_elsewhere: patients new to this data set of whom others have samples; they may be other people.
+        known_such_as: the first five of them.
     """
 
     dataset: str
@@ -46,6 +52,9 @@ class IngestResult:
     missing: int
     unmatched: list[str] = field(default_factory=list)
     modalities: dict[str, int] = field(default_factory=dict)
+    lookalikes: list[tuple[str, str]] = field(default_factory=list)
+    known_elsewhere: int = 0
+    known_such_as: list[str] = field(default_factory=list)
 
 
 def add_samples(
@@ -81,16 +90,19 @@ def add_samples(
             f"{len(unknown)} of the files can't be read by any reader, such as {unknown[0]!r}.",
             hint="narrow the layout (… /*.png), or see: featstore ls plugins",
         )
-    modalities: dict[str, int] = {}
-    for name in rows.column("modality").to_pylist():
-        modalities[name] = modalities.get(name, 0) + 1
-    with RunFolder.creating(store, "ingest") as create_run, catalog_file.write() as connection:
+    modalities = {pair["values"]: pair["counts"] for pair in rows.column("modality").value_counts().to_pylist()}
+    # The transaction is the outer one: an interrupt after the commit must not take the run's folder away again.
+    with catalog_file.write() as connection, RunFolder.creating(store, "ingest") as create_run:
         checks = catalog.Checks(same_patients_across_sites=same_patients_across_sites)
         counts = catalog.compare(connection, rows, dataset, str(root.resolve()), checks)
         result = IngestResult(
             dataset, None, counts.added, counts.changed, counts.unchanged, counts.patients_added, counts.missing,
             scan.unmatched, modalities,
         )  # fmt: skip
+        with registered(connection, incoming=rows):
+            patients = "SELECT patient_id FROM incoming"
+            result.lookalikes = identity.lookalikes(connection, patients)
+            result.known_elsewhere, result.known_such_as = identity.known_elsewhere(connection, patients, dataset)
         if not counts.anything:
             return result
         run = create_run()
@@ -107,8 +119,25 @@ def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: 
     """The rows to be, one a sample, as an Arrow table with the columns of :data:`catalog.SCHEMA`."""
     import pyarrow as pa
 
+    parts = [
+        _part(scan.found[start : start + PART], scan.label_type, root, dataset, template, modality)
+        for start in range(0, len(scan.found), PART)
+    ]
+    return pa.concat_tables(parts)
+
+
+def _part(
+    found: Sequence[Found],
+    label_type: LabelType | None,
+    root: Path,
+    dataset: str,
+    template: str | None,
+    modality: str | None,
+) -> pa.Table:
+    import pyarrow as pa
+
     columns: dict[str, list[object]] = {name: [] for name in catalog.SCHEMA.names}
-    for item in scan.found:
+    for item in found:
         fields = dict(item.fields)
         fields.setdefault("modality", modality or "")
         key = f"{dataset}/{item.path.lstrip('/')}"
@@ -137,12 +166,12 @@ def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: 
         columns["uri"].append(_uri(root, item.path))
         columns["size"].append(item.size)
         columns["mtime_ns"].append(item.mtime_ns)
-        columns["label"].append(_label(fields.get("label"), scan.label_type, item))
+        columns["label"].append(_label(fields.get("label"), label_type, item))
         columns["acquired_at"].append(_time(fields.get("acquired_at"), item))
         for name in ("patient_id", "modality", "site", "visit_id", "split"):
             columns[name].append(fields.get(name) or None)
         columns["attributes"].append(sorted((k, v) for k, v in fields.items() if k not in FIELDS))
-    columns["label_type"] = [None if label is None else (scan.label_type or "str") for label in columns["label"]]
+    columns["label_type"] = [None if label is None else (label_type or "str") for label in columns["label"]]
     return pa.table(columns, schema=catalog.SCHEMA)
 
 

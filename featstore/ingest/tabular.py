@@ -57,7 +57,8 @@ def add_table(
     _check_unique(rows)
     rows = rows.sort_by("patient_id")
     digest = content_hash(rows)
-    with RunFolder.creating(store, "ingest-table") as create_run, catalog_file.write() as connection:
+    # As in ingest: an interrupt after the commit must not take the run's folder away again.
+    with catalog_file.write() as connection, RunFolder.creating(store, "ingest-table") as create_run:
         known, lookalikes = catalog.match_patients(connection, rows)
         columns = {field.name: str(field.type) for field in rows.schema}
         result = TabularResult(name, None, rows.num_rows, columns, known, lookalikes)

@@ -40,10 +40,12 @@ def exporting(data: Path, exporter: ExporterSpec | None, out: Path, *, wide: boo
         exporter: None where ``data`` is already what it would write: that is copied.
 
     An exporter may write more than one file (``x.npy`` and ``x.index.csv``): they are made in a folder of their own,
-    and ``out`` itself is put in place last.
+    and ``out`` itself is put in place last. Where there are several, the old ``out`` goes first: whatever stops this in
+    between leaves no array, rather than one beside an index of other rows.
 
     Raises:
-        UsageError: the exporter can't write this table. SetupError: the folder can't be written to, or is full.
+        UsageError: the exporter can't write this table, or a folder is in the way.
+        SetupError: the folder can't be written to, or is full.
     """
     import pyarrow.parquet as pq
 
@@ -57,6 +59,8 @@ def exporting(data: Path, exporter: ExporterSpec | None, out: Path, *, wide: boo
                 exporter.write(folder / out.name, file.schema_arrow, file.iter_batches(4096), wide=wide)
         made = sorted(folder.iterdir(), key=lambda path: path.name == out.name)
         for path in made:
+            if (target := out.with_name(path.name)).is_dir():
+                raise UsageError(f"{target} is a folder, not a file to write.", hint="choose another --out")
             fsync(path)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -68,6 +72,9 @@ def exporting(data: Path, exporter: ExporterSpec | None, out: Path, *, wide: boo
         raise
     try:
         yield
+        if len(made) > 1:
+            out.unlink(missing_ok=True)
+            fsync(out.absolute().parent)
         for path in made:
             os.replace(path, out.with_name(path.name))
         fsync(out.absolute().parent)

@@ -21,6 +21,11 @@ from featstore.tables.tabular import TabularPart
 BLOCK_BYTES = 64 << 20
 
 
+def learns(fuser: Fuser) -> bool:
+    """Whether a fuser has something to fit."""
+    return type(fuser).fit is not Fuser.fit
+
+
 @dataclass(slots=True)
 class Fusion:
     """The parts of a table and what makes one vector of them.
@@ -62,8 +67,8 @@ class Fusion:
         Raises:
             ConflictError: there is something to learn and no train row.
         """
-        learns = self.steps or any(part.spec.categorical for part in self.tabular.values())
-        if learns and not self.train.any():
+        encodes = any(part.spec.categorical for part in self.tabular.values())
+        if (self.steps or encodes or learns(self.fuser)) and not self.train.any():
             raise ConflictError(
                 "No patient of this table is in the split 'train', so there is nothing to learn from.",
                 hint='featstore sql "select split, count(*) n from patients group by all"',

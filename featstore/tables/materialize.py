@@ -19,7 +19,7 @@ from featstore.plugins import Plugins
 from featstore.runs import utc_now
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.export import check_target
-from featstore.tables.fuse import Fusion
+from featstore.tables.fuse import Fusion, learns
 from featstore.tables.recipe import Recipe
 from featstore.tables.tabular import TabularPart
 from featstore.tables.writing import Fused, MaterializeResult, write
@@ -66,6 +66,8 @@ def materialize(
         plugins.exporter(out)
         check_target(store, out)
     fuser = plugins.fuser(recipe.fuser).load()
+    if learns(fuser):
+        recipe.require_scheme(f"The fuser {recipe.fuser!r} learns")
     pools = {i.alias: plugins.pooler(i.agg, "groups") if i.agg else None for i in recipe.inputs}
     aligned = _align(catalog, recipe)
     patients = aligned.alignment.patients
@@ -73,7 +75,7 @@ def materialize(
     train = np.array([s == "train" for s in patients.column("split").to_pylist()], bool)
     inputs = {
         item.alias: PooledInput.of(
-            FeatureReader({k: inside(store, p) for k, p in aligned.segments[item.alias].items()}),
+            FeatureReader({k: inside(store, p) for k, p in aligned.segments[item.alias].items()}, committed=True),
             aligned.alignment.pointers[item.alias], len(ids), item.feature_set.shape[-1], pools[item.alias],
         )
         for item in aligned.sets

@@ -62,11 +62,14 @@ class Recipe:
             )
         self._check_leakage()
         self._check_columns()
-        if (self.standardize or self.pca or self.impute != "none" or self._categorical()) and self.scheme is None:
+        if self.standardize or self.pca or self.impute != "none" or self._categorical():
+            self.require_scheme("Standardizing, PCA, imputing and one-hot encoding learn")
+
+    def require_scheme(self, what_learns: str) -> None:
+        """Raise :class:`UsageError` where nothing says which rows are train's."""
+        if self.scheme is None:
             raise UsageError(
-                "Standardizing, PCA, imputing and one-hot encoding learn from the train rows, and no --scheme says "
-                "which they are.",
-                hint="--scheme default",
+                f"{what_learns} from the train rows, and no --scheme says which they are.", hint="--scheme default"
             )
 
     def _categorical(self) -> bool:

@@ -164,7 +164,7 @@ class FeatureSetView:
     def _reader(self) -> FeatureReader:
         # A segment that a run has only reserved holds no row of ours, and need not be there yet.
         used = self.rows.column("segment").unique().to_pylist()
-        return FeatureReader({id: self.segments[id] for id in used})
+        return FeatureReader({id: self.segments[id] for id in used}, committed=True)
 
     def _chosen(self, split: str | None, modality: str | None) -> pa.Table:
         import pyarrow.compute as pc

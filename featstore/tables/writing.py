@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from featstore.tables.recipe import Recipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger("featstore")
 
 DATA = "data.parquet"
 
@@ -131,29 +134,27 @@ def write(
     On any error the store and ``out`` are as they were.
     """
     recipe, schema = fused.recipe, fused.schema()
-    run = RunFolder.create(store, "materialize")
-    folder = run.path / "table"
-    folder.mkdir()
-    result = MaterializeResult(
-        recipe.name, 0, fused.alignment.patients.num_rows, fused.fusion.width, folder, False, run.run_id, fused.report,
-        out,
-    )  # fmt: skip
-    try:
+    tables = store / "tables"
+    tables.mkdir(exist_ok=True)
+    # Made where it will stay, because a rename can't leave its disk. No table's name begins with a dot.
+    with TemporaryDirectory(dir=tables, prefix=".tmp-", ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary) / "table"
+        folder.mkdir()
         keep = plugins.exporter(Path(DATA))
         keep.write(folder / DATA, schema, fused.batches(schema), wide=False)
         digest = _digest(folder / DATA)
         # What can't be exported is refused here, before anything is recorded.
         with _exporting(plugins, folder / DATA, keep, out, wide) if out else nullcontext():
+            run_id = None
             if latest := _latest(catalog, fused, digest):
-                result.version, result.path = latest[0], inside(store, latest[1])
-                result.unchanged, result.run_id = True, None
+                version, path = latest[0], inside(store, latest[1])
             else:
                 _complete(folder, fused)
-                _record(store, catalog, plugins, fused, started, digest, run, folder, result)
-    finally:
-        if not (run.path / "run.json").exists():  # nothing was recorded, so there was no run
-            shutil.rmtree(run.path, ignore_errors=True)
-    return result
+                version, path, run_id = _record(store, catalog, plugins, fused, started, digest, folder)
+    return MaterializeResult(
+        recipe.name, version, fused.alignment.patients.num_rows, fused.fusion.width, path, run_id is None, run_id,
+        fused.report, out,
+    )  # fmt: skip
 
 
 def _exporting(plugins: Plugins, data: Path, keep: ExporterSpec, out: Path, wide: bool) -> AbstractContextManager[None]:
@@ -181,43 +182,52 @@ def _complete(folder: Path, fused: Fused) -> None:
 
 
 def _record(
-    store: Path,
-    catalog: Catalog,
-    plugins: Plugins,
-    fused: Fused,
-    started: datetime,
-    digest: str,
-    run: RunFolder,
-    folder: Path,
-    result: MaterializeResult,
-) -> None:
-    """Move the finished folder into place and add its rows, in one transaction."""
+    store: Path, catalog: Catalog, plugins: Plugins, fused: Fused, started: datetime, digest: str, folder: Path
+) -> tuple[int, Path, str]:
+    """Move the finished folder into place and add its rows, in one transaction; returns version, path and run."""
     recipe = fused.recipe
     facts = finished("materialize", started, recipe.to_json(), plugins)
-    aggregation = {item.alias: item.agg for item in recipe.inputs}
-    inputs = [
-        (s.alias, s.feature_set.id, None, str(fused.report["inputs"][s.alias]["modality"]), aggregation[s.alias],
-         fused.alignment.runs[s.alias])
+    # The transaction is the outer one: an interrupt after the commit must not take the run's folder away again.
+    with catalog.write() as connection, RunFolder.creating(store, "materialize") as create_run:
+        version = training_tables.next_version(connection, recipe.name)
+        path = store / "tables" / recipe.name / f"v{version}"
+        row = training_tables.Row(
+            recipe.name, version, recipe.label, fused.scheme, fused.alignment.patients.num_rows,
+            path.relative_to(store).as_posix(), digest, recipe.to_json(), fused.report,
+        )  # fmt: skip
+        run = create_run()
+        training_tables.put(connection, row, _inputs(fused), run.run_id, facts)
+        run.record(**facts, table={"name": recipe.name, "version": version, "data_hash": digest})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _put_aside(path, run.run_id)
+        folder.rename(path)
+        fsync(path.parent)
+    return version, path, run.run_id
+
+
+def _inputs(fused: Fused) -> list[training_tables.Input]:
+    """The vector inputs in the recipe's order, then the tables, the label's among them."""
+    aligned, aggregation = fused.alignment, {item.alias: item.agg for item in fused.recipe.inputs}
+    vectors = [
+        training_tables.Input(
+            s.alias, aligned.runs[s.alias], feature_set=s.feature_set.id,
+            modality=str(fused.report["inputs"][s.alias]["modality"]), aggregation=aggregation[s.alias],
+        )
         for s in fused.sets
     ]  # fmt: skip
-    try:
-        with catalog.write() as connection:
-            result.version = training_tables.next_version(connection, recipe.name)
-            result.path = store / "tables" / recipe.name / f"v{result.version}"
-            row = training_tables.Row(
-                recipe.name, result.version, recipe.label, fused.scheme, result.rows,
-                result.path.relative_to(store).as_posix(), digest, recipe.to_json(), fused.report,
-            )  # fmt: skip
-            training_tables.put(connection, row, inputs, [t.name for t in recipe.tables], run.run_id, facts)
-            result.path.parent.mkdir(parents=True, exist_ok=True)
-            if result.path.exists():  # a kill between this rename and the commit left it: the catalog never knew it
-                shutil.rmtree(result.path)
-            folder.rename(result.path)
-            fsync(result.path.parent)
-            run.record(**facts, table={"name": recipe.name, "version": result.version, "data_hash": digest})
-    except BaseException:
-        (run.path / "run.json").unlink(missing_ok=True)  # not committed: there was no such run
-        raise
+    return vectors + [training_tables.Input(t, [run], tabular=t) for t, run in aligned.table_runs.items()]
+
+
+def _put_aside(path: Path, run_id: str) -> None:
+    """Rename what stands where a new version goes and the catalog doesn't know.
+
+    A kill between rename and commit leaves such a folder; but a catalog restored from a backup is older than the tables
+    beside it, and they are real. So nothing is deleted.
+    """
+    if path.exists():
+        aside = path.with_name(f"{path.name}.orphan-{run_id}")
+        path.rename(aside)
+        log.warning("%s isn't in the catalog (was it restored from a backup?): kept as %s.", path, aside.name)
 
 
 def _digest(path: Path) -> str:

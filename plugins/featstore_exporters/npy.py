@@ -53,7 +53,7 @@ def _vector_column(schema: pa.Schema) -> str:
         return vectors[0]
     raise UsageError(
         f"An .npy file holds one array; the table has {len(vectors)} vector columns: {', '.join(vectors)}.",
-        hint="fuse them (--fuse concat), or write Parquet",
+        hint="fuse them (--fuser concat), or write Parquet",
     )
 
 

@@ -41,7 +41,7 @@ def meanstd(values: Any, *, prefix: int, grid: Grid) -> Any:
     return xp.concat([xp.mean(positions, axis=1), xp.std(positions, axis=1, correction=0.0)], axis=1)
 
 
-def gem(*arguments: float) -> Any:
+def gem(p: float = 3.0, *more: float) -> Any:
     """Build the generalized mean of Radenović et al. (2018), ``mean(max(x, 1e-6) ** p) ** (1 / p)``.
 
     ``gem(3)`` is the usual one; ``gem(1)`` is the mean of the clamped values, and a large ``p`` approaches
@@ -50,9 +50,9 @@ def gem(*arguments: float) -> Any:
     Raises:
         UsageError: not one finite ``p`` above 0.
     """
-    if len(arguments) > 1 or not all(math.isfinite(p) and p > 0 for p in arguments):
-        raise UsageError(f"gem takes one finite p above 0, and got {arguments}.", hint="gem(3)")
-    p = float(arguments[0]) if arguments else 3.0
+    if more or not (math.isfinite(p) and p > 0):
+        raise UsageError(f"gem takes one finite p above 0, and got {(p, *more)}.", hint="gem(3)")
+    p = float(p)
 
     def pool(values: Any, *, prefix: int, grid: Grid) -> Any:
         xp, positions = _positions(values, prefix)

@@ -47,7 +47,7 @@ def decode(data: bytes) -> Pixels:
     name, decoder = _decoder(data)
     try:
         return decoder(data)
-    except (InputError, MemoryError):  # memory is the machine's fault, never recorded as a bad input
+    except (InputError, SetupError, MemoryError, ImportError):  # but for the first, the machine's fault: no bad input
         raise
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError on malformed bytes
         raise InputError(f"The {name} file can't be decoded, it is truncated or corrupt: {error}") from error

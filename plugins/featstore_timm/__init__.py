@@ -25,7 +25,8 @@ def featstore_resolve_backbone(name: str) -> BackboneSpec | None:
     if not timm.is_model(model):
         raise NotFoundError(
             f"timm {timm.__version__} has no model {model!r}.{did_you_mean(model, timm.list_models())}",
-            hint="python -c 'import timm; print(timm.list_models(\"*vit*\"))' lists them",
+            hint="python -c 'import featstore; featstore.import_torchvision(); import timm; "
+            'print(timm.list_models("*vit*"))\' lists them',
         )
     architecture, dot, _ = model.partition(".")
     tags = timm.list_pretrained(f"{architecture}.*") if dot else []

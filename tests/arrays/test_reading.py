@@ -16,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import ZstdCodec
 
-from featstore.arrays import FeatureReader, SegmentLayout
+from featstore.arrays import (
+    FeatureReader,
+    SegmentLayout,
+    arrow_vectors,
+    create_group,
+    create_segment,
+    write_chunk,
+)
 from featstore.errors import ConflictError, CorruptError, NotFoundError, UsageError
 
 Random = Callable[..., np.ndarray]
@@ -234,3 +241,24 @@ class TestRefusals:
     def test_no_segments(self) -> None:
         with pytest.raises(UsageError, match="without a segment"):
             FeatureReader({})
+
+
+def test_a_lost_chunk_of_committed_rows_is_an_error_and_not_nan(tmp_path: Path) -> None:
+    layout = SegmentLayout(tmp_path / "x" / "v1.zarr" / "s", 6, 2, (3,), "float32")
+    create_group(layout.path.parent, {})
+    create_segment(layout, [f"k{i}" for i in range(6)])
+    for index in range(3):
+        write_chunk(layout, index, np.ones((2, 3), np.float32), np.ones(2, bool))
+    layout.chunk_path(1).unlink()
+    ids, rows = np.zeros(6, np.int64), np.arange(6)
+    assert np.isnan(FeatureReader({0: layout.path}).gather(ids, rows)).sum() == 6
+    for reader in (
+        FeatureReader({0: layout.path}, committed=True),
+        pickle.loads(pickle.dumps(FeatureReader({0: layout.path}, committed=True))),
+    ):
+        assert np.isfinite(reader.gather(ids[:2], rows[:2])).all()
+        for some in (slice(None), slice(2, 3)):
+            with pytest.raises(CorruptError, match="are lost"):
+                reader.gather(ids[some], rows[some])
+        with pytest.raises(CorruptError, match="are lost"):
+            arrow_vectors(reader, ids, rows)

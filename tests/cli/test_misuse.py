@@ -53,6 +53,7 @@ def test_help_of_every_command(run: Callable[..., Any], name: str | None) -> Non
         (("retry", "nope"), 1, "no run 'nope'"),
         (("sql", "drop table core.run"), 1, "Only SELECT and EXPLAIN"),
         (("sql", "select nope from samples"), 1, "nope"),
+        (("sql", "select 1 x, 2 x", "--format", "json"), 2, "as another_name"),
         (("ingest",), 2, "either a FOLDER"),
         (("ingest", "nowhere", "--layout", "{patient_id}/*.png"), 1, "no folder nowhere"),
         (("ingest", ".", "--layout", "{patient_id"), 2, "brace"),

@@ -163,3 +163,34 @@ def test_a_manifest_on_the_command_line(
     assert (done.code, done.json["added"]) == (0, 2)
     rows = run("sql", "--store", tmp_path / "store", "select label from patients", "--format", "json").json
     assert json.dumps(rows) == '[{"label": "x"}, {"label": "x"}]'
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_two_columns_of_one_name_are_both_printed(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setenv("FEATSTORE_STORE", str(tmp_path / "store"))
+    run("init", tmp_path / "store")
+    done = run("sql", "select 'one' site, 'two' site", "--format", form)
+    assert done.code == 0
+    assert done.out.count("site") == 2
+    assert "one" in done.out
+    assert "two" in done.out
+
+
+def test_who_may_be_whom_is_said(
+    run: Callable[..., Any], make_tree: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATSTORE_STORE", str(tmp_path / "store"))
+    root = make_tree(tmp_path / "data", patients=3, slices=1, modalities=("A",), external=None)
+    files = sorted(root.rglob("*.png"))
+    (tmp_path / "one.csv").write_text(f"path,patient_id,modality\n{files[0]},007,A\n{files[1]},7,A\n")
+    (tmp_path / "two.csv").write_text(f"path,patient_id,modality\n{files[2]},007,A\n")
+    run("init", tmp_path / "store")
+    assert "'007' and '7' look alike" in run("ingest", "--manifest", tmp_path / "one.csv").err
+    done = run("ingest", "--manifest", tmp_path / "two.csv")
+    assert "1 patient known already from other data sets, such as 007" in done.err
+    assert "--patient-id '{dataset}-{patient_id}'" in done.err
+    run("extract", "--name", "r", *EXTRACT)
+    done = run("materialize", "--name", "t", "--input", "r:mean", "--label", "none")
+    assert (done.code, done.err.count("'007' and '7' look alike")) == (0, 1)

@@ -2,8 +2,8 @@
 
 A ``.lab`` file is 64 bytes, an 8 × 8 image. Its first two bytes number the input, and the third says what goes wrong.
 What the fingerprint mustn't know comes by environment variables: ``LAB_LOG`` names a file that gets a line for each
-forward pass, with the numbers of its inputs; ``LAB_SLEEP`` is seconds a forward pass. ``LAB_REVISION`` and
-``LAB_POOLER_REVISION`` are the backbone's and a pooler's.
+forward pass, with the numbers of its inputs; ``LAB_SLEEP`` is seconds a forward pass. ``LAB_REVISION``,
+``LAB_POOLER_REVISION`` and ``LAB_READER_REVISION`` are the backbone's, a pooler's and the reader's.
 """
 
 from __future__ import annotations
@@ -120,5 +120,5 @@ def featstore_poolers() -> Any:
 
 @featstore.hookimpl
 def featstore_readers() -> Any:
-    yield ReaderSpec("lab", (".lab",), read)
+    yield ReaderSpec("lab", (".lab",), read, revision=os.environ.get("LAB_READER_REVISION", "1"))
     yield ReaderSpec("unhashed", (".unhashed",), read_unhashed)

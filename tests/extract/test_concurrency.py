@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import pytest
+
+from featstore.errors import BusyError
+from featstore.runs import RunFolder
 from featstore.store import Store
 
 INPUTS = 61
@@ -65,6 +70,34 @@ def test_what_others_do_for_other_samples_is_not_elsewhere(
     assert (result.done, result.elsewhere) == (2, 0)
     first.join()
     assert len(lab.vectors()) == INPUTS + 2
+
+
+def test_a_run_that_is_being_taken_in_is_waited_for(make_lab: Callable[..., Any]) -> None:
+    """Whoever takes a dead run in holds its lock, and still isn't making what it lacks."""
+    lab = make_lab(INPUTS).begun(keep=2)
+    (folder,) = (lab.root / "store/runs").glob("*-extract-*")
+    absorber = RunFolder(folder)
+    with ExitStack() as locks:
+        locks.enter_context(absorber.absorbing())
+        locks.enter_context(absorber.locked())
+        lab.write(700)
+        lab.ingest()  # waits for nobody
+        lab.extract("other", settings={"scale": "2"})
+        threading.Timer(0.7, locks.pop_all().close).start()
+        result = lab.extract()
+    assert (len(result.resumed), result.elsewhere, result.done) == (1, 0, INPUTS + 1 - 16)
+    assert len(lab.vectors()) == INPUTS + 1
+
+
+def test_a_run_that_is_taken_in_for_too_long(make_lab: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    lab = make_lab(INPUTS).begun(keep=2)
+    (folder,) = (lab.root / "store/runs").glob("*-extract-*")
+    config = lab.root / "store/featstore.toml"
+    config.write_text(config.read_text() + "wait_s = 0.6\n")
+    with RunFolder(folder).absorbing(), pytest.raises(BusyError, match="taken in by another process"):
+        lab.extract()
+    assert "waiting up to" in caplog.text
+    assert lab.extract().done == INPUTS - 16
 
 
 def test_begun_at_the_same_moment(make_lab: Callable[..., Any]) -> None:

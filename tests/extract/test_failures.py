@@ -14,6 +14,7 @@ import zarr
 
 from featstore import ConflictError, NotFoundError, SetupError
 from featstore.errors import PluginError
+from featstore.extract.commit import Committer
 
 INPUTS = 22
 BAD = {
@@ -240,6 +241,20 @@ def test_a_fault_in_the_middle_keeps_what_was_finished(make_lab: Callable[..., A
     lab.forwards()
     assert lab.extract().done == INPUTS - 16
     assert sorted(n for batch in lab.forwards() for n in batch) == list(range(16, INPUTS))
+
+
+def test_the_reason_of_a_fault_is_not_masked_by_the_commit_after_it(
+    make_lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab(INPUTS)
+    lab.write(18, "fault")
+
+    def refuse(self: Committer, *, wait_s: float | None = None) -> bool:
+        raise SetupError("The disk is full.")
+
+    monkeypatch.setattr(Committer, "commit", refuse)
+    with pytest.raises(SetupError, match="The lab is closed"):
+        lab.extract()
 
 
 def test_a_reader_that_is_gone_stops_the_run(make_lab: Callable[..., Any], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from featstore import SetupError
@@ -26,7 +27,7 @@ def inputs(tmp_path: Path, make_lab: Callable[..., Any]) -> Inputs:
     from featstore.spec import BackboneRequest
 
     backbone = plugins.backbone("lab:stats").load(BackboneRequest("lab:stats"))
-    uris = [str(lab.path(n)) for n in range(10)]
+    uris = pa.chunked_array([[str(lab.path(n)) for n in some] for some in (range(7), range(7, 10))])
     return Inputs(uris, backbone.transform, (8, 8), plugins, (str(lab.data),))
 
 
@@ -63,6 +64,19 @@ def test_out_of_memory_is_no_bad_input(inputs: Inputs) -> None:
     inputs.transform = starve
     (_, _, fault), *_ = collected(inputs, num_workers=0)
     assert isinstance(fault, SetupError)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_package_that_is_missing_is_no_bad_input(inputs: Inputs, workers: int) -> None:
+    inputs.transform = lack
+    (_, read, fault), *_ = collected(inputs, num_workers=workers)
+    assert isinstance(fault, SetupError)
+    assert "no_such_package" in fault.message
+    assert not any(item.failure for item in read)
+
+
+def lack(pixels: Any) -> Any:
+    import no_such_package  # type: ignore[import-not-found]  # noqa: F401
 
 
 def starve(pixels: Any) -> Any:

@@ -16,6 +16,7 @@ import pytest
 import zarr
 
 from featstore.extract.journal import load
+from featstore.extract.plan import Plan
 from featstore.runs import RunFolder
 
 SEED = int(os.environ.get("FEATSTORE_TEST_SEED", "20261121"))
@@ -35,10 +36,11 @@ def with_receipts(lab: Any) -> Counter[int]:
     done: Counter[int] = Counter()
     for folder in (lab.root / "store" / "runs").glob("*-extract-*"):
         run = RunFolder(folder)
-        if (folder / "plan.parquet").exists():
-            keys = run.load_rows("plan").column("sample_key").to_pylist()
+        if (folder / "run.json").exists():
+            plan = Plan.load(run, 0)
+            keys = plan.rows.column("sample_key").to_pylist()
             chunks = sorted(int(file.stem) for file in run.journal.glob("[0-9]*.json"))
-            for receipt in load(run, chunks):
+            for receipt in load(run, {chunk: plan.span(chunk) for chunk in chunks}):
                 rows = range(receipt.first, receipt.first + len(receipt.read))
                 done.update(int(Path(keys[row]).stem) for row in rows)
     return done

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import PIL.Image
 import pytest
@@ -112,6 +113,7 @@ def test_a_killed_run_of_another_feature_set_can_still_be_resumed(make_lab: Call
     assert lab.run_states() == {"running": 1, "done": 1}
     assert lab.store.status()["unfinished"][0] | {"run_id": ""} == {
         "run_id": "", "done": 8, "failed": 0, "alive": False, "rows": INPUTS, "chunks_written": 1,
+        "state": "interrupted",
     }  # fmt: skip
     assert len(lab.extract("s").resumed) == 1
     assert len(lab.vectors("s")) == INPUTS
@@ -152,11 +154,34 @@ def test_a_killed_run_without_its_folder_is_ended_with_a_warning(
         (folder / "plan.parquet").write_bytes((folder / "plan.parquet").read_bytes()[:-9])
     else:
         (folder / {"no plan": "plan.parquet", "no facts": "run.json"}[damage]).unlink()
+    (said,) = lab.store.status()["unfinished"]
+    assert (said["state"], said["alive"], said["rows"]) == ("damaged", False, 0)
     lab.write(800)
     lab.ingest()
     assert "is ended" in caplog.text
     assert lab.run_states() == {"abandoned": 1}
     assert lab.extract().done == INPUTS + 1
+
+
+@pytest.mark.parametrize("name", ["../../victim", "{store}/victim", ".", "20260101T000000-extract-0000/../x"])
+def test_a_run_that_a_strangers_catalog_names_leads_nowhere(make_lab: Callable[..., Any], name: str) -> None:
+    lab = make_lab(3).begun(keep=1)
+    (run,) = (lab.root / "store/runs").glob("*-extract-*")
+    victim = lab.root / "victim"
+    shutil.copytree(run, victim)
+    before = {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()}
+    connection = duckdb.connect(str(lab.root / "store/catalog.duckdb"))
+    connection.execute(
+        "INSERT INTO core.run SELECT * REPLACE (id + 1 AS id, ? AS run_id) FROM core.run WHERE state = 'running'",
+        [name.format(store=lab.root)],
+    )
+    connection.close()
+    assert {run["state"] for run in lab.store.status()["unfinished"]} == {"interrupted", "damaged"}
+    lab.write(800)
+    lab.ingest()
+    assert lab.extract().done == 1
+    assert {path: path.read_bytes() for path in victim.rglob("*") if path.is_file()} == before
+    assert lab.run_states() == {"abandoned": 1, "done": 2}
 
 
 # -------------------------------------------------------------------------------------------- real networks

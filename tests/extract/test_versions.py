@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 import featstore
 from featstore import ConflictError
+from featstore.cli.extract import report
 from featstore.store import Store
 
 
@@ -115,6 +117,41 @@ def test_revisions_of_plugins(make_lab: Callable[..., Any]) -> None:
     assert (result.feature_sets, result.pending) == ({"s": 1}, 0)
 
 
+def test_a_pooler_without_arguments_is_the_one_with_its_defaults(make_lab: Callable[..., Any]) -> None:
+    lab = make_lab(3)
+    assert lab.extract(poolers=("gem",)).done == 3
+    result = lab.extract(poolers=("gem(3)",))
+    assert (result.feature_sets, result.pending) == ({"s": 1}, 0)
+    assert lab.extract(poolers=("gem(2)",)).feature_sets == {"s": 2}
+
+
+def test_the_revision_of_a_reader(make_lab: Callable[..., Any]) -> None:
+    """The first says nothing, so that a reader more makes no version; another one makes a version of its own."""
+    lab = make_lab(3)
+    lab.extract()
+    (config,) = (json.loads(row["config"]) for row in lab.sql("SELECT config FROM feature_sets"))
+    assert "readers" not in config
+    lab.environment["LAB_READER_REVISION"] = "2"
+    result = lab.extract()
+    assert (result.feature_sets, result.new_versions, result.done) == ({"s": 2}, ["s"], 3)
+    lab.environment["LAB_READER_REVISION"] = "3"
+    assert lab.extract().feature_sets == {"s": 3}
+
+
+def test_going_back_says_that_there_is_a_later_version(
+    make_lab: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = make_lab(3)
+    assert lab.extract().later_versions == {}
+    lab.environment["LAB_REVISION"] = "2"
+    assert lab.extract().later_versions == {}
+    lab.environment["LAB_REVISION"] = "1"
+    result = lab.extract()
+    assert (result.feature_sets, result.later_versions) == ({"s": 1}, {"s": 2})
+    report([result], quiet=False)
+    assert "s@v1 is not the latest version (v2): name it s@v1 in --input." in capsys.readouterr().err
+
+
 def test_names_that_differ_in_case_only_are_refused(make_lab: Callable[..., Any]) -> None:
     lab = make_lab(2)
     lab.extract("Set")
@@ -126,7 +163,6 @@ def test_names_that_differ_in_case_only_are_refused(make_lab: Callable[..., Any]
 
 def test_the_group_says_what_it_is(make_lab: Callable[..., Any]) -> None:
     import hashlib
-    import json
 
     import zarr
 

@@ -12,7 +12,7 @@ import pytest
 
 import featstore
 from featstore.errors import ConflictError, UsageError
-from featstore.ingest import IngestResult
+from featstore.ingest import IngestResult, samples
 from featstore.runs import RunFolder
 
 Take = Callable[..., IngestResult]
@@ -141,6 +141,47 @@ class TestTree:
         (tmp_path / "7.png").write_bytes(b"x")
         store.ingest(tmp_path, layouts=["*.png"], modality="A", dataset="d", patient_id="{sample_key}")
         assert rows(store, "SELECT patient_id FROM patients") == [("d/7.png",)]
+
+
+class TestWhoMayBeWhom:
+    """Noticed, not refused: more of the same patients from another folder is what people do."""
+
+    def test_ids_that_look_alike(self, take: Take) -> None:
+        result = take("path,patient_id,modality\na.png,007,A\nb.png,7,P\nc.png,8,A\nd.png,P1,A\n")
+        assert result.lookalikes == [("007", "7")]
+        assert take("path,patient_id,modality\ne.png,9,A\n", name="n").lookalikes == []
+        assert take("path,patient_id,modality\nf.png,p-1,A\n", name="o").lookalikes == [("P1", "p-1")]
+
+    def test_twenty_pairs_at_most(self, take: Take) -> None:
+        lines = [f"{zeros}{n}.png,{zeros}{n},A" for n in range(10, 40) for zeros in ("", "0")]
+        pairs = take("path,patient_id,modality\n" + "\n".join(lines)).lookalikes
+        assert pairs == [(f"0{n}", f"{n}") for n in range(10, 30)]
+
+    def test_patients_of_other_data_sets(self, take: Take, store: featstore.Store) -> None:
+        first = take("path,patient_id,modality\na.png,000,A\nb.png,001,A\nc.png,002,A\n")
+        assert (first.known_elsewhere, first.known_such_as) == (0, [])
+        text = "path,patient_id,modality,site\nd.png,001,A,JM\ne.png,002,A,JM\nf.png,002,P,JM\ng.png,003,A,JM\n"
+        second = take(text, name="n")
+        assert (second.known_elsewhere, second.known_such_as) == (2, ["001", "002"])
+        assert second.patients_added == 1
+        assert take(text, name="n").known_elsewhere == 0  # said once
+
+
+def test_more_rows_than_are_made_at_once(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "PART", 2)
+    result = take("path,patient_id,modality,label\n" + "".join(f"{n}.png,{n},{'AP'[n % 2]},{n}\n" for n in range(5)))
+    assert (result.added, result.modalities) == (5, {"A": 3, "P": 2})
+
+
+def test_an_interrupt_after_the_commit_loses_no_rows(
+    take: Take, store: featstore.Store, interrupted_after_commit: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted_after_commit()
+    with pytest.raises(KeyboardInterrupt):
+        take("path,patient_id,modality\na.png,1,A\n")
+    monkeypatch.undo()
+    ((run,),) = rows(store, "SELECT run_id FROM runs")
+    assert RunFolder(store.path / "runs" / run).load_rows("samples").num_rows == 1
 
 
 class TestSites:
@@ -307,3 +348,13 @@ class TestChanges:
     def test_splits_that_come_with_the_rows(self, take: Take, store: featstore.Store) -> None:
         take("path,patient_id,modality,split\na.png,1,A,train\nb.png,2,A,fold0\nc.png,3,A,\n")
         assert rows(store, "SELECT * FROM splits ORDER BY 2") == [("default", "1", "train"), ("default", "2", "fold0")]
+
+
+def test_a_file_cannot_be_two_samples(store: featstore.Store, make_tree: Any, tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "data")
+    layouts = ["{site}/fold{fold}/grade{label:int}/{patient_id}/{modality}/*.png"]
+    store.ingest(root, layouts=layouts)
+    before = store.status()
+    with pytest.raises(ConflictError, match="in the catalog already, as other samples"):
+        store.ingest(root, layouts=layouts, dataset="other", patient_id="{site}-{patient_id}")
+    assert store.status() == before

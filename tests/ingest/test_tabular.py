@@ -13,6 +13,7 @@ import pytest
 import featstore
 from featstore.errors import ConflictError, NotFoundError, UsageError
 from featstore.ingest import IngestResult, TabularResult
+from featstore.runs import RunFolder
 
 Put = Callable[..., TabularResult]
 
@@ -96,6 +97,17 @@ class TestAgain:
         assert pq.read_table(store.path / "runs" / str(run) / "clinical.parquet").to_pylist() == [
             {"patient_id": "1", "x": 2}, {"patient_id": "2", "x": 1},
         ]  # fmt: skip
+
+
+def test_an_interrupt_after_the_commit_loses_no_rows(
+    put: Put, store: featstore.Store, interrupted_after_commit: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted_after_commit()
+    with pytest.raises(KeyboardInterrupt):
+        put("patient_id,x\n1,2\n")
+    monkeypatch.undo()
+    (run,) = store.sql("SELECT run_id FROM runs").to_pylist()
+    assert RunFolder(store.path / "runs" / run["run_id"]).load_rows("clinical").num_rows == 1
 
 
 def test_who_is_known_and_who_only_looks_so(put: Put, take: Callable[..., IngestResult]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from featstore import SetupError
+from featstore import SetupError, UsageError
 
 RECIPE: dict[str, Any] = {
     "name": "t", "inputs": ["a=v/A:mean", "p=v/P:max"], "tables": ["clinical"], "numeric": ["age"],
@@ -89,6 +90,34 @@ def test_a_file_that_is_there_is_replaced_whole(cohort: Any, tmp_path: Path) -> 
     out.write_text("old\n" * 10_000)
     cohort.store.materialize(**RECIPE, out=out)
     assert "old" not in out.read_text()
+
+
+def test_a_file_of_two_parts_is_never_a_mixed_pair(
+    cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index of new rows beside an array of old ones would be wrong without a sign: rather no array."""
+    out, index = tmp_path / "t.npy", tmp_path / "t.index.csv"
+    cohort.store.materialize(**RECIPE, out=out)
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if target == out:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        cohort.store.materialize(**RECIPE | {"join": "inner", "name": "inner"}, out=out)
+    assert [p.name for p in tmp_path.iterdir()] == [index.name]
+
+
+def test_a_folder_in_the_way_of_a_part_leaves_the_old_file(cohort: Any, tmp_path: Path) -> None:
+    out = tmp_path / "t.npy"
+    out.write_bytes(b"old")
+    (tmp_path / "t.index.csv").mkdir()
+    with pytest.raises(UsageError, match=r"t\.index\.csv is a folder"):
+        cohort.store.materialize(**RECIPE, out=out)
+    assert out.read_bytes() == b"old"
 
 
 def test_a_folder_that_cant_be_written_is_said(cohort: Any) -> None:

@@ -116,6 +116,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[FeatstoreError], str, str]] = {
         {"inputs": [A], "scheme": "empty_train", "standardize": True}, ConflictError, r"split 'train'",
         r"featstore sql",
     ),
+    "fuser that learns without": (
+        {"inputs": [A], "fuser": "twice"}, UsageError, r"'twice' learns .* no --scheme", r"--scheme default",
+    ),
+    "no train rows for a fuser": (
+        {"inputs": [A], "scheme": "empty_train", "fuser": "twice"}, ConflictError, r"split 'train'", r"featstore sql",
+    ),
     "pca of nothing": ({"inputs": [A], "scheme": "default", "pca": 0}, UsageError, r"--pca takes", ""),
     "pca of a half": ({"inputs": [A], "scheme": "default", "pca": 2.5}, UsageError, r"not 2.5", ""),
     "pca without end": ({"inputs": [A], "scheme": "default", "pca": float("inf")}, UsageError, r"not inf", ""),

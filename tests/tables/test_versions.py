@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import yaml
 
 import featstore
 from featstore import NotFoundError
+from featstore.tables.fuse import Fusion
 
 RECIPE: dict[str, Any] = {
     "name": "t", "inputs": ["a=v/A:mean", "p=v/P:max"], "tables": ["clinical"], "numeric": ["age"],
@@ -129,6 +131,34 @@ def test_leftovers_of_a_kill_are_invisible_and_replaced(cohort: Any) -> None:
     result = store.materialize(**RECIPE)
     assert result.version == 1
     assert len(store.table("t").arrays()[0]) == result.rows
+
+
+def test_what_the_catalog_does_not_know_is_kept_aside(
+    cohort: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A catalog restored from a backup is older than the tables beside it."""
+    backup = tmp_path / "backup.duckdb"
+    shutil.copy(cohort.store.catalog.path, backup)
+    lost = cohort.store.materialize(**RECIPE)
+    data = (lost.path / "data.parquet").read_bytes()
+    shutil.copy(backup, cohort.store.catalog.path)
+    again = cohort.store.materialize(**RECIPE)
+    assert (again.version, again.unchanged) == (1, False)
+    aside = lost.path.with_name(f"v1.orphan-{again.run_id}")
+    assert (aside / "data.parquet").read_bytes() == data
+    assert f"kept as {aside.name}" in caplog.text
+
+
+def test_an_interrupt_after_the_commit_loses_nothing(
+    cohort: Any, interrupted_after_commit: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted_after_commit()
+    with pytest.raises(KeyboardInterrupt):
+        cohort.store.materialize(**RECIPE)
+    monkeypatch.undo()
+    (run,) = cohort.store.sql("SELECT run_id FROM runs WHERE kind = 'materialize'").to_pylist()
+    assert (cohort.store.path / "runs" / run["run_id"] / "run.json").exists()
+    assert cohort.store.materialize(**RECIPE).unchanged
 
 
 KILLED = """
@@ -249,6 +279,19 @@ def test_the_report_adds_up(make_cohort: Callable[..., Any], join: str) -> None:
     assert ("without 'a'" in reasons) == (join != "outer")
 
 
+def test_one_patient_under_two_ids_is_reported(make_cohort: Callable[..., Any]) -> None:
+    cohort = make_cohort(34, count=12, slices=1, extract=False)
+    for lost in (("007", "P", 0), ("7", "A", 0)):
+        del cohort.vectors[lost]
+    cohort.ingest()
+    cohort.extract()
+    report = cohort.store.materialize(name="t", inputs=["a=v/A", "p=v/P"]).report
+    assert report["rows"] == 10
+    assert report["lookalikes"] == [["007", "7"]]
+    others = cohort.store.materialize(name="t", inputs=["a=v/A"], where="patient_id NOT IN ('007', '7')").report
+    assert others["lookalikes"] == []
+
+
 def test_other_samples_and_sets_never_move_a_vector(cohort: Any, make_cohort: Callable[..., Any]) -> None:
     """After more ingests, sets and re-extractions each patient has the vectors that its files hold."""
     store = cohort.store
@@ -285,6 +328,30 @@ def test_lineage_goes_from_the_table_to_the_runs(cohort: Any) -> None:
         ("clinical", None, None, "clinical", None, None, "ingest-table"),
         ("p", "v", 1, None, "P", "max", "extract"),
     ]
+
+
+def test_lineage_names_the_run_of_the_very_rows_and_the_labels_table(
+    cohort: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a table is replaced while another is made of its old rows."""
+    cohort.clinical({p: {"grade": n % 2} for n, p in enumerate(cohort.patients)}, name="outcome")
+    before = {row["run_id"] for row in cohort.store.sql("SELECT run_id FROM runs").to_pylist()}
+    fit = Fusion.fit
+
+    def replaced_meanwhile(self: Fusion) -> None:
+        cohort.clinical(clinical(cohort, 1), replace=True)
+        fit(self)
+
+    monkeypatch.setattr(Fusion, "fit", replaced_meanwhile)
+    cohort.store.materialize(**RECIPE | {"label": "outcome.grade"})
+    rows = cohort.store.sql("SELECT alias, tabular, aggregation, run_id FROM lineage ORDER BY alias").to_pylist()
+    assert [(row["alias"], row["tabular"]) for row in rows] == [
+        ("a", None), ("clinical", "clinical"), ("outcome", "outcome"), ("p", None)
+    ]  # fmt: skip
+    assert {row["run_id"] for row in rows} <= before
+    cohort.store.materialize(**RECIPE | {"name": "one_row", "label": "clinical.sex", "categorical": []})
+    rows = cohort.store.sql("SELECT alias FROM lineage WHERE \"table\" = 'one_row' ORDER BY ALL").to_pylist()
+    assert [row["alias"] for row in rows] == ["a", "clinical", "p"]
 
 
 def test_a_fitted_file_with_another_type_is_refused(cohort: Any) -> None:
