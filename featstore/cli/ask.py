@@ -88,7 +88,9 @@ def status(store: Store, as_json: bool) -> None:
         if rows:
             print_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
     for run in lists["unfinished"]:
-        if not run["alive"]:
+        if run["state"] == "interrupted":
             note(f"Run {run['run_id']} was interrupted: the command that began it goes on with it.")
+        elif run["state"] == "damaged":
+            note(f"Run {run['run_id']} can't go on, its folder is damaged: the next extract makes its rows anew.")
     if facts["failed_inputs"]:
         note(f"{plural(facts['failed_inputs'], 'input')} failed.\n  next: featstore errors")

@@ -14,7 +14,7 @@ import tifffile
 from featstore_readers import featstore_readers
 from PIL import Image
 
-from featstore import InputError, SetupError, Source
+from featstore import InputError, Source
 
 
 def read(path: Path) -> Any:
@@ -86,7 +86,7 @@ def test_tiff_compressed_in_a_way_that_nothing_here_reads_says_what_would(tmp_pa
     data = bytearray(saved(floats, compression="tiff_lzw"))
     bits = data.index(struct.pack("<HHI", 258, 3, 1)) + 8
     data[bits : bits + 2] = struct.pack("<H", 64)
-    with pytest.raises(SetupError, match="LZW, which needs the package imagecodecs"):
+    with pytest.raises(InputError, match="LZW, which needs the package imagecodecs"):
         read_bytes(bytes(data), tmp_path)
 
 
