@@ -64,7 +64,10 @@ def check_ratios(ratios: Mapping[str, float]) -> None:
             raise UsageError(f"The ratio of {name!r} must be above 0 and at most 1, not {ratio:g}.")
     if abs(sum(ratios.values()) - 1) > 1e-9:  # 1/3 + 1/3 + 1/3 isn't 1 to the last bit
         written = " + ".join(f"{r:g}" for r in ratios.values())
-        raise UsageError(f"The ratios sum to {sum(ratios.values()):g} ({written}), not to 1.")
+        raise UsageError(
+            f"The ratios sum to {sum(ratios.values()):g} ({written}), not to 1.",
+            hint="they are shares of the patients who aren't held out",
+        )
 
 
 def split_patients(

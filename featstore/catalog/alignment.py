@@ -151,8 +151,9 @@ def _gather_input(
     ]
     if not samples:
         of = f" of modality {item.modality!r}" if item.modality else ""
+        of += " that meet the --where" if chosen is not None else ""
         raise NotFoundError(
-            f"The input {item.alias!r} is empty: {item.feature_set} has no vectors{of} that are asked for.",
+            f"The input {item.alias!r} is empty: {item.feature_set} has no vectors{of}.",
             hint=f"modalities that it has: {', '.join(known) or 'none yet; run featstore extract'}",
         )
     if len(modalities) > 1:

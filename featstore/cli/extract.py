@@ -107,8 +107,9 @@ def errors(store: Store, run: str | None, resolved: bool, as_json: bool) -> None
     if as_json:
         print_rows(rows, "json")
     elif rows.num_rows:
-        print_rows(rows.select(["sample_key", "stage", "error", "message", "attempts", "run_id"]))
-        note("  next: mend the files, then featstore retry")
+        print_rows(rows.select(["sample_key", "stage", "error", "message", "attempts", "resolved", "uri"]))
+        if not all(rows.column("resolved").to_pylist()):
+            note("  next: mend the files, then featstore retry")
     else:
         note("No failed inputs.")
 
@@ -176,4 +177,7 @@ def _say(result: ExtractResult) -> None:
     if result.failed_before:
         note(f"{sets}: {plural(result.failed_before, 'input')} failed before, and their files haven't changed since.")
     if result.elsewhere:
-        note(f"{plural(result.elsewhere, 'sample')} are being extracted by another process.")
+        note(
+            f"{sets or 'Here'}: {plural(result.elsewhere, 'sample')} are being extracted by another process.\n"
+            "  next: wait for it (featstore status), then run this again"
+        )

@@ -81,6 +81,11 @@ def _print_report(result: MaterializeResult) -> None:
         for column, values in facts["unseen"].items():
             note(f"  {column} has values that no train row has, encoded as zeros: {', '.join(values[:5])}.")
     note_lookalikes(report["lookalikes"])
+    if report["nearly_constant"]:
+        note(
+            f"{plural(report['nearly_constant'], 'feature')} hardly vary among the train rows; standardized, they can "
+            "be very large in other splits. Look at the range of fused before a model does."
+        )
     for lost in report["lost"]:
         such_as = ", ".join(lost["such_as"][:3])
         note(f"{plural(lost['patients'], 'patient')} left out, {lost['reason']}, such as {such_as}.")

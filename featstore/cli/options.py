@@ -62,4 +62,4 @@ def ratios(values: Sequence[str]) -> dict[str, float]:
     try:
         return {name: float(value) for name, value in pairs(values, "--ratio").items()}
     except ValueError as error:
-        raise UsageError(f"--ratio takes SPLIT=NUMBER, such as train=0.7: {error}.") from None
+        raise UsageError(f"--ratio takes SPLIT=NUMBER, such as train=0.7: {str(error).rstrip('.')}.") from None

@@ -149,6 +149,7 @@ def _complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe) -> dict[st
             "missing": int((~part.present).sum()), "unseen": part.unseen, "features": part.names(),
             "gaps": {mask.removeprefix("has_"): int((~has).sum()) for mask, has in part.masks().items()},
         }  # fmt: skip
+    report["nearly_constant"] = nearly_constant(fusion.estimators().get("standardize"))
     report["train_rows"] = int(fusion.train.sum())
     report["width"] = fusion.width
     return report
@@ -158,3 +159,14 @@ def recipe_columns(catalog: Catalog, tables: list[str]) -> Mapping[str, list[str
     """Table → its columns, to find whose a bare column name is."""
     with catalog.read() as connection:
         return {name: [c for c in tabular.fetch(connection, name).column_names if c != "patient_id"] for name in tables}
+
+
+def nearly_constant(scaler: Any) -> int:
+    """How many standardized features hardly vary among the train rows: elsewhere they may be thousands of sigma.
+
+    Those whose standard deviation is below a 100,000th of the median one; constant ones are only centred.
+    """
+    if scaler is None:
+        return 0
+    spread = np.sqrt(scaler.var_[scaler.var_ > 0])
+    return int((spread < 1e-5 * np.median(spread)).sum()) if len(spread) else 0

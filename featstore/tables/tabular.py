@@ -54,8 +54,8 @@ class TabularPart:
             kind = rows.schema.field(name).type
             if not any(is_kind(kind) for is_kind in numbers):
                 raise UsageError(
-                    f"The column {name!r} of {spec.name!r} holds {kind}, not numbers.",
-                    hint=f"--categorical {name}",
+                    f"The column {name!r} of {spec.name!r} holds {kind}, not numbers{_odd_one(rows, name)}.",
+                    hint=f"--categorical {name}; or leave missing cells empty and take the table in with --replace",
                 )
         where = {patient: row for row, patient in enumerate(rows.column("patient_id").to_pylist())}
         index = pa.array([where.get(p) for p in patients], pa.int64())
@@ -142,3 +142,14 @@ def _finite(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if pc.any(pc.is_inf(column)).as_py():
         raise ConflictError(f"The column {name!r} holds an infinite number.", hint="correct it, and ingest it anew")
     return pc.if_else(pc.is_nan(column), None, column)
+
+
+def _odd_one(rows: pa.Table, name: str) -> str:
+    """The first value that made a column of numbers one of text: "n/a" among ages is easily overlooked."""
+    for patient, value in zip(rows.column("patient_id").to_pylist(), rows.column(name).to_pylist(), strict=True):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            if value is not None:
+                return f" (such as {value!r} of patient {patient})"
+    return ""

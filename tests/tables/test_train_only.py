@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from featstore import ConflictError, UsageError
+from featstore.tables.materialize import nearly_constant
 from featstore.tables.steps import ImputeMean, Pca, Standardize
 
 RECIPE: dict[str, Any] = {
@@ -164,3 +165,14 @@ def test_only_a_test_row_has_the_gap_and_pca_still_refuses(make_cohort: Callable
         cohort.store.materialize(name="t", inputs=["a=v/A", "p=v/P"], scheme="default", join="left", pca=2)
     assert not list((cohort.store.path / "tables").iterdir())
     assert not [run for run in (cohort.store.path / "runs").iterdir() if "materialize" in run.name]
+
+
+def test_features_that_hardly_vary_in_train_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 6))
+    x[:, 1] = 7
+    x[:, 4] *= 1e-8
+    step = Standardize()
+    step.fit(blocks(x))
+    assert nearly_constant(step.estimator) == 1
+    assert nearly_constant(None) == 0
