@@ -40,10 +40,12 @@ from featstore.spec import (
 )
 
 if TYPE_CHECKING:
+    from featstore.activations import capture
     from featstore.hookspecs import hookimpl
     from featstore.imaging import ImageTransform
     from featstore.store import Store, init, open
     from featstore.vision import import_torchvision
+    from featstore.weights import load_weights, read_weights
 
 __version__ = "0.1.0"
 
@@ -51,10 +53,13 @@ __version__ = "0.1.0"
 _LAZY = {
     "ImageTransform": "featstore.imaging",
     "Store": "featstore.store",
+    "capture": "featstore.activations",
     "hookimpl": "featstore.hookspecs",
     "import_torchvision": "featstore.vision",
     "init": "featstore.store",
+    "load_weights": "featstore.weights",
     "open": "featstore.store",
+    "read_weights": "featstore.weights",
 }
 
 __all__ = [
@@ -84,10 +89,13 @@ __all__ = [
     "Tokens",
     "UsageError",
     "__version__",
+    "capture",
     "hookimpl",
     "import_torchvision",
     "init",
+    "load_weights",
     "open",
+    "read_weights",
 ]
 
 

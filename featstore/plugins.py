@@ -6,19 +6,23 @@ is ever loaded from inside a store.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
+import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pluggy
 
@@ -44,17 +48,25 @@ KINDS: Mapping[str, type] = {
     "reader": ReaderSpec,
     "exporter": ExporterSpec,
 }
+#: Seconds to import above which a plugin is named: every command waits for every plugin.
+SLOW = 2.0
+log = logging.getLogger("featstore")
 Spec = TypeVar("Spec", BackboneSpec, PoolerSpec, FuserSpec, ReaderSpec, ExporterSpec)
 
 
 @dataclass(slots=True)
 class Provider:
-    """One plugin: where it came from, and what went wrong with it, if anything did."""
+    """One plugin: where it came from, and what went wrong with it, if anything did.
+
+    Attributes:
+        seconds: what importing it and listing its specs took; what other plugins had imported already cost it nothing.
+    """
 
     name: str
     version: str
     origin: str
     error: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +117,15 @@ class Plugins:
             # Somebody asked for this very plugin: to go on without it would be to do something else than asked.
             plugins._add(Provider(Path(path).stem, "", path), functools.partial(_import, path), strict=True)
         plugins._collect(strict)
+        plugins._name_slow_ones()
         return plugins
 
     def _add(self, provider: Provider, load: Callable[[], Any], strict: bool) -> None:
         self.providers.append(provider)
         module = None
         try:
-            loaded = load()
+            with _timed(provider):
+                loaded = load()
             if as_name := self.manager.get_name(loaded):
                 raise PluginError(f"it is loaded already, as the plugin {as_name!r}")
             if other := self._owners.get(provider.name):
@@ -147,7 +161,8 @@ class Plugins:
             for implementation in getattr(self.manager.hook, f"featstore_{kind}s").get_hookimpls():
                 provider = self._owners[implementation.plugin_name]
                 try:
-                    specs = list(implementation.function())
+                    with _timed(provider):
+                        specs = list(implementation.function())
                     for spec in specs:
                         _check_type(spec, spec_type, f"featstore_{kind}s")
                 except (Exception, SystemExit) as error:
@@ -166,14 +181,25 @@ class Plugins:
                     else:
                         known[spec.name] = Registered(kind, spec.name, provider.name, spec)
 
+    def _name_slow_ones(self) -> None:
+        if multiprocessing.parent_process() is not None:
+            return  # a loader worker: said once already, where the user is
+        for provider in self.providers:
+            if provider.seconds > SLOW:
+                log.warning(
+                    "The plugin %s (%s) took %.1f s to import, and every command waits for it: it should import torch "
+                    "and the like where it loads a backbone, not where it is listed.",
+                    provider.name, provider.origin, provider.seconds,
+                )  # fmt: skip
+
     # ------------------------------------------------------------------------------------------- lookups
     def registered(self, kind: str | None = None) -> list[Registered]:
         """Everything registered, or everything of one kind, sorted by name."""
         kinds = [kind] if kind else list(KINDS)
         return [item for k in kinds for _, item in sorted(self._registered[k].items())]
 
-    def describe(self) -> list[dict[str, str]]:
-        """Every plugin found: ``plugin, version, origin, provides, error``."""
+    def describe(self) -> list[dict[str, Any]]:
+        """Every plugin found: ``plugin, version, origin, seconds, provides, error``."""
         provided: dict[str, list[str]] = {}
         for item in self.registered():
             provided.setdefault(item.provider, []).append(f"{item.kind} {item.name}")
@@ -184,6 +210,7 @@ class Plugins:
                 "plugin": p.name,
                 "version": p.version,
                 "origin": p.origin,
+                "seconds": round(p.seconds, 3),
                 "provides": ", ".join(provided.get(p.name, [])) if self._owners.get(p.name) is p else "",
                 "error": p.error,
             }
@@ -212,6 +239,14 @@ class Plugins:
         implementations = self.manager.hook.featstore_resolve_backbone.get_hookimpls()
         return sorted(implementation.plugin_name for implementation in implementations)
 
+    def spec(self, kind: str, name: str) -> Any:
+        """What is listed under a name.
+
+        Raises:
+            NotFoundError: nothing of this kind is. PluginError: two plugins list it.
+        """
+        return self._get(kind, name)
+
     def backbone(self, name: str) -> BackboneSpec:
         """The backbone of that name, listed or resolved from an open family (``timm:…``)."""
         if ("backbone", name) in self._duplicates or name in self._registered["backbone"]:
@@ -231,17 +266,21 @@ class Plugins:
             raise PluginError(f"The backbone {name!r} is offered by several plugins: {', '.join(p for p, _ in found)}.")
         return found[0][1] if found else self._get("backbone", name)
 
-    def pooler(self, text: str, accepts: str) -> PoolFunction:
-        """The pooling function of ``NAME`` or ``NAME(ARGS)``, for ``"tokens"`` or for ``"groups"``."""
+    def pooler(self, text: str, *accepts: Literal["tokens", "groups", "regions"]) -> PoolFunction:
+        """The pooling function of ``NAME`` or ``NAME(ARGS)``, which is to work on one of what ``accepts`` names."""
         name, arguments = parse_call(text)
         spec: PoolerSpec = self._get("pooler", name)
-        if accepts not in spec.accepts:
-            able = sorted(item.name for item in self.registered("pooler") if accepts in item.spec.accepts)
+        if spec.accepts.isdisjoint(accepts):
+            able = sorted(item.name for item in self.registered("pooler") if not item.spec.accepts.isdisjoint(accepts))
             raise NotFoundError(
-                f"The pooler {name!r} works on {' and '.join(sorted(spec.accepts))}, not on {accepts}.",
+                f"The pooler {name!r} works on {' and '.join(sorted(spec.accepts))}, not on {accepts[0]}.",
                 hint=f"one of: {', '.join(able)}",
             )
         return spec.load(*arguments)
+
+    def pools_regions(self, text: str) -> bool:
+        """Whether a pooler works inside the inputs' masks."""
+        return "regions" in self._get("pooler", parse_call(text)[0]).accepts
 
     def pooler_revision(self, text: str) -> str:
         """What of a pooler goes into a fingerprint beside its text."""
@@ -310,6 +349,15 @@ class Plugins:
         for provider in self.providers:
             if not provider.error:
                 yield provider.name, provider.version or provider.origin
+
+
+@contextlib.contextmanager
+def _timed(provider: Provider) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        provider.seconds += time.perf_counter() - start
 
 
 def _call(implementation: pluggy.HookImpl, **arguments: str) -> Any:

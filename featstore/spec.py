@@ -38,6 +38,28 @@ class Tokens:
     prefix: int = 0
     grid: tuple[int, int] | None = None
 
+    @classmethod
+    def of(
+        cls,
+        features: Any,
+        format: Literal["NC", "NLC", "NCHW", "NHWC"],
+        prefix: int = 0,
+        grid: tuple[int, int] | None = None,
+    ) -> Tokens:
+        """Tokens from what a network gave.
+
+        Args:
+            features: of torch, with the axes of ``format``: N inputs, C channels, L tokens, H × W positions.
+            prefix, grid: of an ``NLC`` array; a map has no prefix, and its own grid.
+        """
+        if format == "NC":
+            return cls(features[:, None, :])
+        if format == "NLC":
+            return cls(features, prefix, grid)
+        if format == "NCHW":
+            features = features.permute(0, 2, 3, 1)
+        return cls(features.flatten(1, 2), 0, (features.shape[1], features.shape[2]))
+
 
 @dataclass(frozen=True, slots=True)
 class BackboneRequest:
@@ -50,6 +72,10 @@ class BackboneRequest:
         in_chans: input channels, or None for the model's own number.
         settings: ``--set key=value`` overrides of the preprocessing, as text.
         seed: the seed for weights that are initialized at random.
+        drop_last: how many of the network's last children are to be left out.
+        trust_checkpoint: the user says that code in the checkpoint may run; see :func:`featstore.read_weights`.
+
+    What a backbone never looks at is refused, where the user gave it: nobody's ``--checkpoint`` is ignored in silence.
     """
 
     name: str
@@ -58,6 +84,8 @@ class BackboneRequest:
     in_chans: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
+    drop_last: int = 0
+    trust_checkpoint: bool = False
 
     @property
     def rest(self) -> str:
@@ -71,9 +99,14 @@ class Backbone(ABC):
     Attributes:
         transform: one decoded input → one float32 array or tensor of shape ``input_shape``. It runs in the
             loader's workers, so it must be picklable: a function of a module, or an object without the network.
+            If it has a method ``mask`` (decoded mask → float32 of 0…1, of shape ``input_shape[-2:]``, by the same
+            geometry; :class:`~featstore.ImageTransform` has it), region poolers can be used.
         input_shape: the shape that ``transform`` gives, such as ``(3, 224, 224)``.
         preprocessing: every resolved setting of ``transform``, as JSON; part of the fingerprint.
-        layers: the names that ``forward`` understands; the last is the default.
+        layers: the names that ``forward`` understands; the last is the default. Blocks or stages are called by
+            their numbers, ``"0"``, ``"1"``, …: featstore resolves ``--layer -1`` to the last of these.
+        facets: what blocks have beside their tokens, such as ``("query", "key", "value")``: where asked for,
+            ``forward`` gets the layer as ``"11.query"``.
         module: the network, or None. Its ``state_dict`` is the weights' digest; featstore moves it to the device.
     """
 
@@ -81,6 +114,7 @@ class Backbone(ABC):
     input_shape: tuple[int, ...]
     preprocessing: Mapping[str, Json] = {}
     layers: Sequence[str] = ("last",)
+    facets: Sequence[str] = ()
     module: torch.nn.Module | None = None
 
     @abstractmethod
@@ -89,7 +123,7 @@ class Backbone(ABC):
 
         Args:
             batch: float32 (N, *input_shape), on the device.
-            layers: names from :attr:`layers`.
+            layers: names from :attr:`layers`, also ``LAYER.FACET`` where there are :attr:`facets`.
 
         Returns:
             one :class:`Tokens` a layer, ``values`` of shape (N, L, D) on the batch's device; row i belongs to
@@ -115,10 +149,13 @@ class BackboneSpec:
 
 # -------------------------------------------------------------------------------------------------- poolers
 class PoolFunction(Protocol):
-    """A pure function against the array API standard: torch tensors in the forward pass, NumPy for groups."""
+    """A pure function against the array API standard: torch tensors in the forward pass, NumPy for groups.
 
-    def __call__(self, values: Any, *, prefix: int, grid: tuple[int, int] | None) -> Any:
-        """(N, L, D) → (N, D′), or (N, L, D) for poolers that keep tokens."""
+    (N, L, D) → (N, D′), or (N, L′, D′) for poolers that keep tokens. A pooler that accepts ``"regions"`` also gets
+    ``weights``, float (N, L - prefix): the share of each position that lies inside the input's mask, 0…1, not all 0.
+    """
+
+    def __call__(self, values: Any, *, prefix: int, grid: tuple[int, int] | None, **weights: Any) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +165,13 @@ class PoolerSpec:
     Attributes:
         load: numeric arguments → the function: ``gem(3)`` calls ``load(3.0)``.
         accepts: ``"tokens"`` where it pools one input's tokens, ``"groups"`` where it pools the many rows of one
-            patient (prefix 0, no grid, n ≥ 1 rows). Groups must not depend on other groups in the batch.
+            patient (prefix 0, no grid, n ≥ 1 rows), ``"regions"`` where it pools one input's tokens inside its mask.
+            Neither inputs nor groups may depend on others in the batch.
     """
 
     name: str
     load: Callable[..., PoolFunction]
-    accepts: frozenset[Literal["tokens", "groups"]] = frozenset({"tokens", "groups"})
+    accepts: frozenset[Literal["tokens", "groups", "regions"]] = frozenset({"tokens", "groups"})
     revision: str = "1"
     description: str = ""
 

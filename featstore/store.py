@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featstore import folder
 from featstore.catalog import listings, sandbox
 from featstore.catalog.connection import CONFIG, Catalog, first
-from featstore.errors import ConflictError, CorruptError, NotFoundError, SetupError
-from featstore.files import fsync, inside, write_atomic
+from featstore.files import fsync, inside
 from featstore.keys import Ref
 from featstore.plugins import Plugins
 
@@ -29,106 +26,26 @@ if TYPE_CHECKING:
     from featstore.splits import SplitResult
     from featstore.tables import FeatureSetView, MaterializeResult, Recipe, TrainingTable
 
-FORMAT = 1
-CONFIG_NAME = "featstore.toml"
-ENVIRONMENT = "FEATSTORE_STORE"
-
-
-def find(path: str | os.PathLike[str] | None = None) -> Path:
-    """The store's folder: ``path``, else ``$FEATSTORE_STORE``, else the nearest parent with a ``featstore.toml``.
-
-    Raises:
-        NotFoundError: none of these is a store.
-    """
-    given = path or os.environ.get(ENVIRONMENT)
-    if given:
-        folder = Path(given)
-        if not (folder / CONFIG_NAME).is_file():
-            why = "there is no such folder" if not folder.exists() else f"it has no {CONFIG_NAME}"
-            raise NotFoundError(f"{folder} isn't a store: {why}.", hint=f"featstore init {folder}")
-        return folder.resolve()
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / CONFIG_NAME).is_file():
-            return folder
-    raise NotFoundError(
-        "No store was named, and no parent folder is one.",
-        hint=f"featstore init ./store; export {ENVIRONMENT}=./store   (or --store ./store)",
-    )
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """What a ``featstore.toml`` says, checked."""
-    try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # not there, not text, not TOML
-        raise CorruptError(f"{file} can't be read: {error}.", hint="restore it from a backup") from error
-    if settings.get("format") != FORMAT:
-        raise CorruptError(
-            f"{file.parent} has the format {settings.get('format')!r}; this featstore reads {FORMAT}.",
-            hint="pip install --upgrade featstore",
-        )
-    wait_s = settings.get("wait_s", 60)
-    if isinstance(wait_s, bool) or not isinstance(wait_s, (int, float)) or not wait_s >= 0:
-        raise CorruptError(f"{file} gives wait_s = {wait_s!r}.", hint="write a number of seconds, such as 60")
-    return settings
-
 
 def init(path: str | os.PathLike[str]) -> Store:
     """Make a new, empty store, readable by its owner only.
 
     Raises:
-        ConflictError: there is something else already.
+        ConflictError: there is something else already. SetupError: it can't be made there.
     """
-    import duckdb
-
-    from featstore.catalog import migrations
-
-    folder = Path(path)
-    if (folder / CONFIG_NAME).exists():
-        raise ConflictError(f"{folder} is a store already.", hint=f"featstore status --store {folder}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConflictError(f"{folder} is not an empty folder.", hint="give a folder that isn't there yet")
-    # Built aside and renamed, so that a store is whole or not there at all.
-    aside = folder.absolute().with_name(f".tmp-{secrets.token_hex(4)}-{folder.absolute().name}")
-    try:
-        aside.mkdir(parents=True, mode=0o700)  # medical data: nobody else's business
-        for name in ("features", "runs", "tables", "models"):
-            (aside / name).mkdir()
-        connection = duckdb.connect(str(aside / "catalog.duckdb"), config=CONFIG)
-        try:
-            migrations.apply(connection)
-        finally:
-            connection.close()
-        fsync(aside / "catalog.duckdb")
-        settings = f"# A featstore store. Its format's version:\nformat = {FORMAT}\n"
-        write_atomic(aside / CONFIG_NAME, settings.encode())
-        if folder.exists():  # empty, perhaps a mount point, which can't be replaced
-            for part in sorted(aside.iterdir(), key=lambda part: part.name == CONFIG_NAME):
-                shutil.move(part, folder / part.name)
-            folder.chmod(0o700)
-            fsync(folder)
-        else:
-            aside.replace(folder)
-            fsync(folder.absolute().parent)
-    except (OSError, duckdb.IOException) as error:
-        raise SetupError(
-            f"The store {folder} can't be made: {getattr(error, 'strerror', None) or error}.",
-            hint="choose a folder that you may write to, on a disk with room",
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return Store(folder)
+    folder.make(Path(path))
+    return Store(path)
 
 
 def open(
     path: str | os.PathLike[str] | None = None, *, plugins: Sequence[str] = (), strict_plugins: bool = False
 ) -> Store:
-    """Open a store; see :func:`find` for which one.
+    """Open a store; see :func:`featstore.folder.find` for which one.
 
     Raises:
         NotFoundError: there is none. CorruptError: it is made by a newer featstore, or damaged.
     """
-    return Store(find(path), plugins=plugins, strict_plugins=strict_plugins)
+    return Store(folder.find(path), plugins=plugins, strict_plugins=strict_plugins)
 
 
 class Store:
@@ -146,7 +63,7 @@ class Store:
         self.path = Path(path).resolve()
         self._plugin_paths, self._strict = tuple(plugins), strict_plugins
         self._plugins: Plugins | None = None
-        settings = _settings(self.path / CONFIG_NAME)
+        settings = folder.settings(self.path)
         self.catalog = Catalog(self.path / "catalog.duckdb", wait_s=float(settings.get("wait_s", 60)))
 
     def __repr__(self) -> str:
@@ -165,19 +82,22 @@ class Store:
         root: str | os.PathLike[str],
         *,
         layouts: Sequence[str],
+        mask_layout: str | None = None,
         dataset: str | None = None,
         patient_id: str | None = None,
         modality: str | None = None,
         same_patients_across_sites: bool = False,
     ) -> IngestResult:
-        """Take the files of a folder tree that a layout matches; see :func:`featstore.ingest.add_samples`."""
+        """Take the files of a folder tree that a layout matches; see :func:`featstore.ingest.scan` and
+        :func:`featstore.ingest.add_samples`.
+        """
         from featstore.ingest import Layout, add_samples, scan
 
-        folder = Path(root)
-        found = scan(folder, [Layout.parse(text) for text in layouts])
+        base = Path(root)
+        found = scan(base, [Layout.parse(text) for text in layouts], mask_layout)
         self._absorb()
         return add_samples(
-            self.path, self.catalog, self.plugins, found, root=folder, dataset=dataset or folder.resolve().name,
+            self.path, self.catalog, self.plugins, found, root=base, dataset=dataset or base.resolve().name,
             patient_id=patient_id, modality=modality, same_patients_across_sites=same_patients_across_sites,
         )  # fmt: skip
 
@@ -398,4 +318,4 @@ class Store:
         absorb_dead_runs(self.path, self.catalog)
 
 
-__all__ = ["Store", "find", "init", "open"]
+__all__ = ["Store", "init", "open"]

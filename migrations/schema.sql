@@ -16,7 +16,7 @@ CREATE TABLE core.patient(id INTEGER PRIMARY KEY, patient_id VARCHAR NOT NULL UN
 
 CREATE TABLE core.run(id INTEGER PRIMARY KEY, run_id VARCHAR NOT NULL UNIQUE, kind VARCHAR NOT NULL, state VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, finished_at TIMESTAMP, done BIGINT DEFAULT(0) NOT NULL, failed BIGINT DEFAULT(0) NOT NULL, request JSON, provenance JSON, CHECK((state IN ('running', 'done', 'abandoned'))));
 
-CREATE TABLE core."sample"(id BIGINT PRIMARY KEY, sample_key VARCHAR NOT NULL UNIQUE, dataset INTEGER NOT NULL, patient INTEGER NOT NULL, visit_id VARCHAR, modality VARCHAR NOT NULL, site VARCHAR, acquired_at TIMESTAMP, uri VARCHAR NOT NULL, size BIGINT, mtime_ns BIGINT, content_hash VARCHAR, "content" INTEGER DEFAULT(1) NOT NULL, attributes MAP(VARCHAR, VARCHAR) NOT NULL, run INTEGER NOT NULL);
+CREATE TABLE core."sample"(id BIGINT PRIMARY KEY, sample_key VARCHAR NOT NULL UNIQUE, dataset INTEGER NOT NULL, patient INTEGER NOT NULL, visit_id VARCHAR, modality VARCHAR NOT NULL, site VARCHAR, acquired_at TIMESTAMP, uri VARCHAR NOT NULL, size BIGINT, mtime_ns BIGINT, content_hash VARCHAR, "content" INTEGER DEFAULT(1) NOT NULL, attributes MAP(VARCHAR, VARCHAR) NOT NULL, run INTEGER NOT NULL, mask_uri VARCHAR, mask_size BIGINT, mask_mtime_ns BIGINT);
 
 CREATE TABLE core.scheme(id INTEGER PRIMARY KEY, "name" VARCHAR NOT NULL, "version" INTEGER NOT NULL, recipe JSON NOT NULL, run INTEGER NOT NULL, CHECK(("version" >= 1)), FOREIGN KEY (run) REFERENCES core.run(id));
 
@@ -62,7 +62,7 @@ CREATE VIEW patients AS SELECT p.patient_id, d.split, s.sites AS site, p."label"
 
 CREATE VIEW runs AS SELECT run_id, kind, state, started_at, finished_at, epoch((finished_at - started_at)) AS "seconds", done, failed, request, provenance FROM core.run;
 
-CREATE VIEW samples AS SELECT s.sample_key, p.patient_id, s.visit_id, s.modality, d.split, s.site, p."label", s.acquired_at, s.uri, s.content_hash, t."name" AS dataset, s.attributes, s.size FROM (((core."sample" AS s INNER JOIN core.patient AS p ON ((p.id = s.patient))) INNER JOIN core.dataset AS t ON ((t.id = s.dataset))) LEFT JOIN core.default_split AS d ON ((d.patient = s.patient)));
+CREATE VIEW samples AS SELECT s.sample_key, p.patient_id, s.visit_id, s.modality, d.split, s.site, p."label", s.acquired_at, s.uri, s.content_hash, t."name" AS dataset, s.attributes, s.size, s.mask_uri FROM (((core."sample" AS s INNER JOIN core.patient AS p ON ((p.id = s.patient))) INNER JOIN core.dataset AS t ON ((t.id = s.dataset))) LEFT JOIN core.default_split AS d ON ((d.patient = s.patient)));
 
 CREATE VIEW splits AS SELECT c."name" AS scheme, p.patient_id, s.split FROM ((core.split AS s INNER JOIN core.scheme AS c ON ((c.id = s.scheme))) INNER JOIN core.patient AS p ON ((p.id = s.patient))) WHERE (c."version" = (SELECT max(o."version") FROM core.scheme AS o WHERE (lower(o."name") = lower(c."name"))));
 

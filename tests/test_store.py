@@ -28,7 +28,7 @@ from featstore import (
     SqlError,
     UsageError,
 )
-from featstore.store import find
+from featstore.folder import find
 
 PLUGIN = str(Path(__file__).parent / "tables" / "vectors_plugin.py")
 

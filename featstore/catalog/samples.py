@@ -32,6 +32,9 @@ SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("mtime_ns", pa.int64()),
         ("attributes", pa.map_(pa.string(), pa.string())),
+        ("mask_uri", pa.string()),
+        ("mask_size", pa.int64()),
+        ("mask_mtime_ns", pa.int64()),
     ]
 )
 
@@ -61,11 +64,15 @@ class Counts:
         return bool(self.added or self.changed or self.patients_added or self.filled)
 
 
-#: A sample's file differs from the catalog's by size or time.
-_CHANGED = "(s.size IS DISTINCT FROM i.size OR s.mtime_ns IS DISTINCT FROM i.mtime_ns)"
+#: A sample's file, or its mask's, differs from the catalog's by size or time; or it has another mask.
+_CHANGED = (
+    "(s.size IS DISTINCT FROM i.size OR s.mtime_ns IS DISTINCT FROM i.mtime_ns "
+    "OR (s.mask_uri IS NOT NULL AND i.mask_uri IS NOT NULL AND (s.mask_uri, s.mask_size, s.mask_mtime_ns) "
+    "IS DISTINCT FROM (i.mask_uri, i.mask_size, i.mask_mtime_ns)))"
+)
 _FILLED = (
     "((s.site IS NULL AND i.site IS NOT NULL) OR (s.visit_id IS NULL AND i.visit_id IS NOT NULL) "
-    "OR (s.acquired_at IS NULL AND i.acquired_at IS NOT NULL))"
+    "OR (s.acquired_at IS NULL AND i.acquired_at IS NOT NULL) OR (s.mask_uri IS NULL AND i.mask_uri IS NOT NULL))"
 )
 
 
@@ -146,7 +153,8 @@ def apply(
             "INSERT INTO core.sample SELECT (SELECT coalesce(max(id), 0) FROM core.sample) "
             "+ row_number() OVER (ORDER BY i.sample_key), i.sample_key, "
             "(SELECT id FROM core.dataset WHERE lower(name) = lower($name)), p.id, i.visit_id, i.modality, i.site, "
-            "i.acquired_at, i.uri, i.size, i.mtime_ns, NULL, 1, i.attributes, $run "
+            "i.acquired_at, i.uri, i.size, i.mtime_ns, NULL, 1, i.attributes, $run, "
+            "i.mask_uri, i.mask_size, i.mask_mtime_ns "
             "FROM incoming i JOIN core.patient p USING (patient_id) "
             "WHERE i.sample_key NOT IN (SELECT sample_key FROM core.sample) ORDER BY i.sample_key",
             {"name": counts.dataset, "run": run},
@@ -158,7 +166,7 @@ def _update_samples(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
         f"CREATE TEMP TABLE changed AS SELECT s.id, s.patient, {_CHANGED} AS other_bytes, i.size, i.mtime_ns, i.uri, "
         "coalesce(s.site, i.site) AS site, coalesce(s.visit_id, i.visit_id) AS visit_id, "
-        "coalesce(s.acquired_at, i.acquired_at) AS acquired_at "
+        "coalesce(s.acquired_at, i.acquired_at) AS acquired_at, i.mask_uri, i.mask_size, i.mask_mtime_ns "
         f"FROM incoming i JOIN core.sample s USING (sample_key) WHERE {_CHANGED} OR {_FILLED}"
     )
     connection.execute(
@@ -166,6 +174,10 @@ def _update_samples(connection: duckdb.DuckDBPyConnection) -> None:
         "visit_id = c.visit_id, acquired_at = c.acquired_at, "
         "content = s.content + c.other_bytes::INTEGER, "
         "content_hash = CASE WHEN c.other_bytes THEN NULL ELSE s.content_hash END FROM changed c WHERE c.id = s.id"
+    )
+    connection.execute(  # a mask that isn't named this time is no mask less
+        "UPDATE core.sample s SET mask_uri = c.mask_uri, mask_size = c.mask_size, mask_mtime_ns = c.mask_mtime_ns "
+        "FROM changed c WHERE c.id = s.id AND c.mask_uri IS NOT NULL"
     )
     recount(connection, "SELECT DISTINCT patient FROM changed WHERE other_bytes")
     connection.execute("DROP TABLE changed")

@@ -29,8 +29,8 @@ def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], cho
     if modalities:
         condition = "s.modality IN (SELECT unnest($modalities))"
     query = (
-        "CREATE OR REPLACE TEMP TABLE selected AS SELECT s.id, s.content, s.sample_key, s.uri FROM core.sample s "
-        f"WHERE {condition}"
+        "CREATE OR REPLACE TEMP TABLE selected AS SELECT s.id, s.content, s.sample_key, s.uri, s.mask_uri "
+        f"FROM core.sample s WHERE {condition}"
     )
     parameters = {"modalities": list(modalities)} if modalities else {}
     if chosen is None:
@@ -50,7 +50,7 @@ def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | 
         feature_sets: ids; None for one that doesn't exist yet, which lacks them all.
 
     Returns:
-        ``sample, content, sample_key, uri``, and ``lacks``: a list of bool, one a feature set. By lacks, then
+        ``sample, content, sample_key, uri, mask_uri``, and ``lacks``: a list of bool, one a feature set. By lacks, then
         sample_key, so that equal ones stand together in a fixed order.
     """
     lacks = ", ".join(
@@ -61,21 +61,25 @@ def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | 
     )  # fmt: skip
     return arrow(
         connection,
-        "SELECT id AS sample, content, sample_key, uri, lacks "
+        "SELECT id AS sample, content, sample_key, uri, mask_uri, lacks "
         f"FROM (SELECT *, [{lacks}] AS lacks FROM temp.selected s) "
         "WHERE list_contains(lacks, true) ORDER BY lacks DESC, sample_key",
     )
 
 
-def known_failures(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int]) -> list[tuple[int, str, str]]:
-    """Samples whose current content failed for these feature sets: id, uri, state of the file as it failed last."""
+def known_failures(
+    connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int]
+) -> list[tuple[int, str, str | None, str]]:
+    """Samples whose current content failed for these feature sets: id, uri, mask_uri, state of the file as it failed
+    last.
+    """
     if not feature_sets:
         return []
     return connection.execute(
-        "SELECT s.id, s.uri, arg_max(f.file_state, f.failed_at) FROM core.failure f "
+        "SELECT s.id, s.uri, s.mask_uri, arg_max(f.file_state, f.failed_at) FROM core.failure f "
         "JOIN core.segment g ON g.run = f.run JOIN core.sample s ON s.id = f.sample AND s.content = f.content "
         "WHERE f.resolved_at IS NULL AND g.feature_set IN (SELECT unnest(?)) "
-        "GROUP BY s.id, s.uri HAVING count(DISTINCT g.feature_set) = ?",
+        "GROUP BY s.id, s.uri, s.mask_uri HAVING count(DISTINCT g.feature_set) = ?",
         [list(feature_sets), len(feature_sets)],
     ).fetchall()
 

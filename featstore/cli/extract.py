@@ -22,7 +22,7 @@ FAILED_INPUTS = 3
 
 @click.command()
 @with_store
-@click.option("--name", required=True, help="Name of the feature set; several poolers give NAME.POOLER each.")
+@click.option("--name", required=True, help="Name of the feature set; what is given twice adds its word: NAME.l3.mean.")
 @click.option("--backbone", required=True, metavar="PROVIDER:NAME", help="Such as timm:resnet18.")
 @click.option(
     "--pooler",
@@ -30,8 +30,16 @@ FAILED_INPUTS = 3
     multiple=True,
     default=["mean"],
     show_default=True,
-    help="Repeatable: one forward pass feeds all.",
+    help="Repeatable: one forward pass feeds all. roi-mean, roi-meanstd pool inside masks.",
 )
+@click.option("--layer", "layers", multiple=True, help="Block or stage, -1 the last; or a module's name; repeatable.")
+@click.option(
+    "--facet",
+    "facets",
+    multiple=True,
+    help="token, or query, key, value of a layer's attention; repeatable.",
+)
+@click.option("--drop-last", type=int, default=0, metavar="N", help="Leave out the network's last N children.")
 @click.option("--modality", "modalities", multiple=True, help="Only these; all if not given; repeatable.")
 @click.option("--where", metavar="SQL", help="Condition on the view samples.")
 @click.option(
@@ -40,6 +48,7 @@ FAILED_INPUTS = 3
     help="The model's published weights, or random ones by --seed.",
 )
 @click.option("--checkpoint", metavar="FILE", help="Local weights.")
+@click.option("--trust-checkpoint", is_flag=True, help="Let code that is pickled in the checkpoint run.")
 @click.option("--in-chans", type=int, help="Input channels.")
 @click.option(
     "--set",

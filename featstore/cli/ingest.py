@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     help="Path template below FOLDER; the first that matches wins; repeatable.",
 )
 @click.option(
+    "--mask-layout",
+    metavar="TEMPLATE",
+    help="Where a sample's mask is: '{folder}/{stem}_mask.png'; for region poolers.",
+)
+@click.option(
     "--manifest",
     metavar="FILE",
-    help="A CSV or Parquet with path, patient_id, modality [, label, site, split, …].",
+    help="A CSV or Parquet with path, patient_id, modality [, label, site, split, mask_uri, …].",
 )
 @click.option(
     "--root", "manifest_root", metavar="DIR", help="Where a manifest's relative paths start (its own folder)."
@@ -47,6 +52,7 @@ def ingest(
     store: Store,
     root: str | None,
     layouts: tuple[str, ...],
+    mask_layout: str | None,
     manifest: str | None,
     manifest_root: str | None,
     dataset: str | None,
@@ -74,12 +80,15 @@ def ingest(
             if value:
                 raise UsageError(f"{flag} goes with a --manifest.", hint="a layout gives the type: {label:int}")
         result = store.ingest(
-            root, layouts=layouts, dataset=dataset, patient_id=patient_id, modality=modality,
-            same_patients_across_sites=same_patients_across_sites,
+            root, layouts=layouts, mask_layout=mask_layout, dataset=dataset, patient_id=patient_id,
+            modality=modality, same_patients_across_sites=same_patients_across_sites,
         )  # fmt: skip
     else:
-        if layouts or modality:
-            raise UsageError("--layout and --modality go with a FOLDER, not with a --manifest.")
+        if layouts or modality or mask_layout:
+            raise UsageError(
+                "--layout, --mask-layout and --modality go with a FOLDER, not with a --manifest.",
+                hint="a manifest says it in its columns, a mask in mask_uri",
+            )
         assert manifest is not None
         result = store.ingest_manifest(
             manifest, root=manifest_root, dataset=dataset, patient_id=patient_id, label_type=label_type,
@@ -93,6 +102,8 @@ def ingest(
         f"Data set {result.dataset!r}: {plural(result.added, 'sample')} added, {result.changed:,} changed, "
         f"{result.unchanged:,} unchanged; {plural(result.patients_added, 'new patient')}. By modality: {counts}."
     )
+    if result.masked:
+        note(f"With a mask: {plural(result.masked, 'sample')}.")
     if result.unmatched:
         note(
             f"{plural(len(result.unmatched), 'file')} matched no layout and were left out, "

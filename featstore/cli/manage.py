@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @click.argument("path", metavar="DIR")
 def init(path: str) -> None:
     """Make a new, empty store."""
-    from featstore import store
+    from featstore import folder, store
 
     made = store.init(path)
     note(
-        f"Made the store {made.path}.\n  next: export {store.ENVIRONMENT}={path}; featstore ingest FOLDER --layout '…'"
+        f"Made the store {made.path}.\n  next: export {folder.ENVIRONMENT}={path}; featstore ingest FOLDER --layout '…'"
     )
 
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
+from featstore.errors import ConflictError, UsageError
 from featstore.extract import network as net
-from featstore.extract.network import Network
-from featstore.extract.plan import Frozen
+from featstore.extract.network import Network, Way
+from featstore.extract.plan import Frozen, PlannedSet
 from featstore.extract.request import ExtractRequest, Target, targets, with_defaults
 from featstore.keys import parse_call
 from featstore.plugins import Plugins
-from featstore.spec import Backbone, BackboneSpec, PoolFunction
+from featstore.spec import Backbone, BackboneRequest, BackboneSpec, PoolFunction
+
+#: What a backbone must have looked at, where the user gave it.
+_FLAGS = {
+    "checkpoint": "--checkpoint", "in_chans": "--in-chans", "settings": "--set", "drop_last": "--drop-last",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pooler:
+    """A pooling function, and whether it pools inside the inputs' masks."""
+
+    pool: PoolFunction
+    regions: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +41,43 @@ class Encoder:
 
     spec: BackboneSpec
     backbone: Backbone
-    poolers: dict[str, PoolFunction]
+    poolers: dict[str, Pooler]
     targets: list[Target]
     device: str
 
     @classmethod
-    def load(cls, plugins: Plugins, request: ExtractRequest) -> Self:
+    def load(cls, plugins: Plugins, request: ExtractRequest, only: Collection[str] | None = None) -> Self:
         """Load what a request names.
 
+        Args:
+            only: the feature sets that are wanted of those that the request names; all if None.
+
         Raises:
-            NotFoundError: no such plugin. SetupError: no weights, or no such device.
+            NotFoundError: no such plugin. SetupError: no weights, or no such device. UsageError: no such layer or
+            facet, or an option that the backbone doesn't take. ConflictError: regions of what has none.
         """
-        poolers = {text: plugins.pooler(text, "tokens") for text in request.poolers}  # cheap, so wrong names fail first
+        poolers = {  # cheap, so wrong names fail first
+            text: Pooler(plugins.pooler(text, "tokens", "regions"), plugins.pools_regions(text))
+            for text in request.poolers
+        }
         spec = plugins.backbone(request.backbone)
         device = net.choose_device(request.device)
-        backbone = spec.load(request.for_backbone())
+        backbone = load_backbone(spec, request.for_backbone())
         loads = {r.name: r.spec.load for r in plugins.registered("pooler")}
         spelled = {text: with_defaults(text, loads[parse_call(text)[0]]) for text in request.poolers}
         known = {text: (spelled[text], plugins.pooler_revision(text)) for text in request.poolers}
         # A first revision is left unsaid: to install a plugin with one more reader makes no new versions.
         readers = {r.name: r.spec.revision for r in plugins.registered("reader") if r.spec.revision != "1"}
         wanted = targets(request, spec, backbone, net.weights_digest(backbone.module), known, readers)
-        return cls(spec, backbone, poolers, wanted, device)
+        encoder = cls(spec, backbone, poolers, [t for t in wanted if only is None or t.name in only], device)
+        if any(poolers[target.pooler].regions for target in encoder.targets) and not hasattr(
+            backbone.transform, "mask"
+        ):
+            raise ConflictError(
+                f"{spec.name} can't pool inside masks: its transform has no method that does to a mask what it does "
+                "to the image."
+            )
+        return encoder
 
     @property
     def makes(self) -> set[tuple[str, str]]:
@@ -68,6 +97,12 @@ class Encoder:
         """The network on the device, set up as a run froze it."""
         return Network.place(self.backbone, self.device, frozen.amp, frozen.threads, frozen.channels_last)
 
+    def way(self, target: Target | PlannedSet) -> Way:
+        """How a feature set's vectors come out of the network."""
+        pooler = self.poolers[target.pooler]
+        layer = target.layer if target.facet is None else f"{target.layer}.{target.facet}"
+        return Way(layer, pooler.pool, pooler.regions)
+
     def shapes(self, frozen: Frozen, names: Collection[str]) -> dict[str, tuple[int, ...]]:
         """The shape of one row of the named feature sets.
 
@@ -77,6 +112,33 @@ class Encoder:
         wanted = [target for target in self.targets if target.name in names]
         if not wanted:
             return {}
-        functions = [self.poolers[target.pooler] for target in wanted]
-        shapes = self.network(frozen).shapes(wanted[0].layer, functions)
+        shapes = self.network(frozen).shapes([self.way(target) for target in wanted])
         return {target.name: shape for target, shape in zip(wanted, shapes, strict=True)}
+
+
+class _Watched(BackboneRequest):
+    """A request that knows which of its fields were looked at."""
+
+    seen: set[str]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _FLAGS or name == "pretrained":
+            object.__getattribute__(self, "seen").add(name)
+        return object.__getattribute__(self, name)
+
+
+def load_backbone(spec: BackboneSpec, request: BackboneRequest) -> Backbone:
+    """Load a backbone, and see to it that nothing that the user gave was ignored.
+
+    Raises:
+        UsageError: the backbone never looked at an option that was given; and whatever its ``load`` raises.
+    """
+    watched = _Watched(*(getattr(request, field.name) for field in fields(BackboneRequest)))
+    object.__setattr__(watched, "seen", set())
+    backbone = spec.load(watched)
+    ignored = [flag for name, flag in _FLAGS.items() if getattr(request, name) and name not in watched.seen]
+    if request.pretrained and "pretrained" not in watched.seen:
+        ignored.append("--pretrained")
+    if ignored:
+        raise UsageError(f"{spec.name} takes no {' and no '.join(ignored)}.", hint="leave it out")
+    return backbone

@@ -45,13 +45,28 @@ def file_state(path: str | Path) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
 
+def is_state(state: str, uri: str, mask_uri: str | None) -> bool:
+    """Whether an input's file, and its mask's where that had failed, are still what they were."""
+    image, mark, _ = state.partition("|")
+    found = file_state(split_fragment(uri)[0])
+    return state == (f"{found}|{_mask_state(mask_uri)}" if mark else found) and bool(image)
+
+
+def _mask_state(mask_uri: str | None) -> str:
+    return "none" if mask_uri is None else f"{mask_uri}:{file_state(split_fragment(mask_uri)[0])}"
+
+
 class Read(NamedTuple):
-    """What is known of the bytes that were read, beside the tensor; of no meaning where there is a failure."""
+    """What is known of the bytes that were read, beside the tensor; of no meaning where there is a failure.
+
+    ``mask_failure`` says why there is no mask, where one was needed: vectors of the whole image can still be made.
+    """
 
     content_hash: str = ""
     size: int = -1
     mtime_ns: int = -1
     failure: Failure | None = None
+    mask_failure: Failure | None = None
 
 
 #: What stops a run, and is never recorded as a bad input.
@@ -62,17 +77,22 @@ class Batch(NamedTuple):
     """One batch: failed inputs keep their slot, as zeros, so that shapes never change.
 
     ``fault`` is the environment's or a plugin's, met while reading: it stops the run. It is carried, not raised,
-    because torch would bury it under the text of the worker's traceback.
+    because torch would bury it under the text of the worker's traceback. ``masks`` are float32 (N, height, width),
+    where masks are asked for; one that failed is all inside, so that no pooler divides by nothing.
     """
 
     values: torch.Tensor
     read: list[Read]
     fault: Fault | None
+    masks: torch.Tensor | None = None
 
 
-#: One input: its array, None where it failed, or the fault that stops the run; and what is known of its bytes.
-Item: TypeAlias = "tuple[np.ndarray[Any, Any] | Fault | None, Read]"
-_NOTHING = Read()
+class Item(NamedTuple):
+    """One input: its array, None where it failed, or the fault that stops the run; what is known of its bytes; mask."""
+
+    values: np.ndarray[Any, Any] | Fault | None
+    read: Read = Read()
+    mask: np.ndarray[Any, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -84,6 +104,7 @@ class Inputs:
         transform: the backbone's; picklable.
         shape: of one transformed input.
         roots: folders that must be there: where one is gone, its files' absence is the environment's fault.
+        masks: by row, where the masks are; None where no mask is asked for.
     """
 
     uris: pa.ChunkedArray
@@ -91,40 +112,77 @@ class Inputs:
     shape: tuple[int, ...]
     plugins: Plugins
     roots: tuple[str, ...] = ()
+    masks: pa.ChunkedArray | None = None
 
     def __len__(self) -> int:
         return len(self.uris)
 
     def __getitem__(self, row: int) -> Item:
-        path, fragment = split_fragment(self.uris[row].as_py())
+        uri = self.uris[row].as_py()
+        path, fragment = split_fragment(uri)
         source = Source(path, fragment)
         stage = "read"
         try:
-            reader = self.plugins.reader(path)
-        except NotFoundError as error:  # it was there when the file was ingested
-            return SetupError(error.message, hint="give --plugin, or install the plugin that has it"), _NOTHING
-        try:
-            decoded = reader.read(source)
+            decoded = self._decoded(source)
             stage = "transform"
             values = np.asarray(self.transform(decoded), dtype=np.float32)
             if values.shape != self.shape:
                 raise InputError(f"the transform gave shape {values.shape}, not {self.shape}")
-            return values, _read(source)
-        except (SetupError, PluginError) as error:
-            return error, _NOTHING
-        except MemoryError:
-            return SetupError("Out of memory while decoding.", hint="fewer --num-workers"), _NOTHING
-        except ImportError as error:
+            read = _read(source)
+        except Exception as error:
+            if fault := self._fault(error, path):
+                return Item(fault)
+            if stage == "read" and source.content_hash is not None:
+                stage = "decode"
+            return Item(None, Read(failure=_failure(stage, error, file_state(path))))
+        if self.masks is None:
+            return Item(values, read)
+        mask_uri = self.masks[row].as_py()
+        try:
+            return Item(values, read, self._mask(mask_uri, decoded))
+        except Exception as error:
+            if fault := self._fault(error, mask_uri or path):
+                return Item(fault)
+            state = f"{file_state(path)}|{_mask_state(mask_uri)}"
+            return Item(values, read._replace(mask_failure=_failure("mask", error, state)))
+
+    def _decoded(self, source: Source) -> Any:
+        try:
+            reader = self.plugins.reader(str(source.path))
+        except NotFoundError as error:  # it was there when the file was ingested
+            raise SetupError(error.message, hint="give --plugin, or install the plugin that has it") from error
+        return reader.read(source)
+
+    def _mask(self, uri: str | None, image: Any) -> np.ndarray[Any, Any]:
+        """The mask of an image, by the image's own geometry: float32 (height, width) of 0…1."""
+        if uri is None:
+            raise InputError("the sample has no mask")
+        path, fragment = split_fragment(uri)
+        parts = (fragment or "").split("&")
+        labels = [part.removeprefix("label=") for part in parts if part.startswith("label=")]
+        rest = "&".join(part for part in parts if not part.startswith("label=")) or None
+        decoded = self._decoded(Source(path, rest))
+        try:
+            wanted = tuple(int(label) for label in labels[0].split(",")) if labels else None
+        except ValueError:
+            raise InputError(f"#{fragment} of the mask names no label: give whole numbers, #label=1,2") from None
+        mask = np.asarray(self.transform.mask(decoded, size=image.shape[:2], labels=wanted), np.float32)  # type: ignore[attr-defined]
+        if mask.shape != self.shape[-2:] or not mask.any():
+            raise InputError(f"the mask became {mask.shape} with {np.count_nonzero(mask)} pixels inside")
+        return mask
+
+    def _fault(self, error: Exception, path: str) -> Fault | None:
+        """What stops the run, if an error is that: the machine's fault or a plugin's, not the input's."""
+        if isinstance(error, (SetupError, PluginError)):
+            return error
+        if isinstance(error, MemoryError):
+            return SetupError("Out of memory while decoding.", hint="fewer --num-workers")
+        if isinstance(error, ImportError):
             return SetupError(
                 f"Reading {Path(path).suffix} files needs something that isn't here: {error}.",
                 hint="install it, then run it again",
-            ), _NOTHING
-        except Exception as error:
-            if isinstance(error, OSError) and (fault := self._environment(error, path)):
-                return fault, _NOTHING
-            if stage == "read" and source.content_hash is not None:
-                stage = "decode"
-            return None, Read(failure=_failure(stage, error, file_state(path)))
+            )
+        return self._environment(error, path) if isinstance(error, OSError) else None
 
     def _environment(self, error: OSError, path: str) -> SetupError | None:
         """The machine's fault behind an error, if it is one."""
@@ -140,12 +198,12 @@ class Inputs:
     # new process before the transform, which may be of one of them, can be unpickled.
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "uris": self.uris, "shape": self.shape, "roots": self.roots, "paths": self.plugins.paths,
-            "transform": pickle.dumps(self.transform),
+            "uris": self.uris, "shape": self.shape, "roots": self.roots, "masks": self.masks,
+            "paths": self.plugins.paths, "transform": pickle.dumps(self.transform),
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.uris, self.shape, self.roots = state["uris"], state["shape"], state["roots"]
+        self.uris, self.shape, self.roots, self.masks = (state[key] for key in ("uris", "shape", "roots", "masks"))
         self.plugins = Plugins.load(state["paths"])
         self.transform = pickle.loads(state["transform"])  # noqa: S301 - our own process wrote it a moment ago
 
@@ -155,12 +213,16 @@ class Inputs:
 
         values = np.zeros((len(items), *self.shape), np.float32)
         fault: Fault | None = None
-        for slot, (value, _) in enumerate(items):
-            if isinstance(value, (SetupError, PluginError)):
-                fault = fault or value
-            elif value is not None:
-                values[slot] = value
-        return Batch(torch.from_numpy(values), [read for _, read in items], fault)
+        masks = None if self.masks is None else np.ones((len(items), *self.shape[-2:]), np.float32)
+        for slot, item in enumerate(items):
+            if isinstance(item.values, (SetupError, PluginError)):
+                fault = fault or item.values
+            elif item.values is not None:
+                values[slot] = item.values
+            if masks is not None and item.mask is not None:
+                masks[slot] = item.mask
+        tensor = None if masks is None else torch.from_numpy(masks)
+        return Batch(torch.from_numpy(values), [item.read for item in items], fault, tensor)
 
     def batches(
         self, rows: Sequence[Sequence[int]], *, num_workers: int, pin: bool, context: str | None = None

@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("featstore")
+
+
+class Way(NamedTuple):
+    """One way from the network to a vector: a layer, ``11`` or ``11.query``, and how its tokens are pooled.
+
+    ``regions``: only inside the inputs' masks.
+    """
+
+    layer: str
+    pool: PoolFunction
+    regions: bool = False
 
 
 def choose_device(name: str) -> str:
@@ -116,8 +127,13 @@ class Network:
                 ) from error
         return network
 
-    def pooled(self, batch: torch.Tensor, layer: str, poolers: Sequence[PoolFunction]) -> list[np.ndarray[Any, Any]]:
-        """One forward pass, pooled in every way asked for: float32 arrays of shape (N, …), one a pooler.
+    def pooled(
+        self, batch: torch.Tensor, ways: Sequence[Way], masks: torch.Tensor | None = None
+    ) -> list[np.ndarray[Any, Any]]:
+        """One forward pass, pooled in every way asked for: float32 arrays of shape (N, …), one a way.
+
+        Args:
+            masks: float32 (N, height, width) of 0…1, where a way needs them; none is all 0.
 
         Raises:
             SetupError: out of memory even for one input at a time.
@@ -126,12 +142,13 @@ class Network:
         import torch
 
         try:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode():
                 on_device = batch.to(self.device, non_blocking=True)
                 if self.channels_last and on_device.ndim == 4:
                     on_device = on_device.contiguous(memory_format=torch.channels_last)
-                tokens = self._tokens(on_device, layer)
-                return [self._array(self._pool(pool, tokens), len(batch)) for pool in poolers]
+                with self._autocast():
+                    layers = self._tokens(on_device, list(dict.fromkeys(way.layer for way in ways)))
+                return [self._array(self._pool(way, layers[way.layer], masks), len(batch)) for way in ways]
         except RuntimeError as error:
             # A CPU has no class of its own for it.
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -146,8 +163,11 @@ class Network:
         log.warning("Out of memory on %s: halving this batch of %d.", self.device, len(batch))
         torch.cuda.empty_cache()
         half = len(batch) // 2
-        parts = zip(self.pooled(batch[:half], layer, poolers), self.pooled(batch[half:], layer, poolers), strict=True)
-        return [np.concatenate(pair) for pair in parts]
+        halves = [
+            self.pooled(batch[part], ways, None if masks is None else masks[part])
+            for part in (slice(half), slice(half, None))
+        ]
+        return [np.concatenate(pair) for pair in zip(*halves, strict=True)]
 
     def _autocast(self) -> Any:
         import torch
@@ -157,24 +177,28 @@ class Network:
         dtype = torch.bfloat16 if self.amp == "bf16" else torch.float16
         return torch.autocast(self.device.partition(":")[0], dtype=dtype)
 
-    def _tokens(self, batch: torch.Tensor, layer: str) -> Tokens:
-        tokens = self.backbone.forward(batch, [layer])[layer]
-        values = tokens.values
-        positions = tokens.prefix + (tokens.grid[0] * tokens.grid[1] if tokens.grid else values.shape[1])
-        if values.ndim != 3 or len(values) != len(batch) or (tokens.grid and positions != values.shape[1]):
-            raise PluginError(
-                f"The backbone gave values of shape {tuple(values.shape)} (prefix {tokens.prefix}, grid {tokens.grid}) "
-                f"for {len(batch)} inputs; it must give (N, L, D) with prefix + H·W = L."
-            )
-        return tokens
+    def _tokens(self, batch: torch.Tensor, layers: Sequence[str]) -> Mapping[str, Tokens]:
+        found = self.backbone.forward(batch, layers)
+        for layer in layers:
+            if layer not in found:
+                raise PluginError(f"The backbone gave the layers {', '.join(found)}, and not {layer!r}.")
+            tokens = found[layer]
+            values = tokens.values
+            positions = tokens.prefix + (tokens.grid[0] * tokens.grid[1] if tokens.grid else values.shape[1])
+            if values.ndim != 3 or len(values) != len(batch) or (tokens.grid and positions != values.shape[1]):
+                raise PluginError(
+                    f"The backbone gave values of shape {tuple(values.shape)} (prefix {tokens.prefix}, grid "
+                    f"{tokens.grid}) for {len(batch)} inputs; it must give (N, L, D) with prefix + H·W = L."
+                )
+        return found
 
-    @staticmethod
-    def _pool(pool: PoolFunction, tokens: Tokens) -> Any:
+    def _pool(self, way: Way, tokens: Tokens, masks: torch.Tensor | None) -> Any:
         values = tokens.values
         if values.dtype.itemsize < 4:
             values = values.float()  # half precision loses digits in sums over thousands of tokens
+        weights = {"weights": _token_weights(tokens, masks).to(values)} if way.regions else {}
         try:
-            return pool(values, prefix=tokens.prefix, grid=tokens.grid)
+            return way.pool(values, prefix=tokens.prefix, grid=tokens.grid, **weights)
         except FeatstoreError:
             raise
         except ValueError as error:
@@ -189,9 +213,23 @@ class Network:
             raise PluginError(f"The pooler gave an array of shape {array.shape} for {rows} inputs.")
         return array
 
-    def shapes(self, layer: str, poolers: Sequence[PoolFunction]) -> list[tuple[int, ...]]:
-        """The shape of one row for each pooler, told by running the network on zeros."""
+    def shapes(self, ways: Sequence[Way]) -> list[tuple[int, ...]]:
+        """The shape of one row for each way, told by running the network on zeros."""
         import torch
 
         zeros = torch.zeros((1, *self.backbone.input_shape))
-        return [array.shape[1:] for array in self.pooled(zeros, layer, poolers)]
+        masks = torch.ones((1, *self.backbone.input_shape[-2:])) if any(way.regions for way in ways) else None
+        return [array.shape[1:] for array in self.pooled(zeros, ways, masks)]
+
+
+def _token_weights(tokens: Tokens, masks: torch.Tensor | None) -> torch.Tensor:
+    """(N, H·W): the share of each token's part of the image that lies inside the mask."""
+    import torch
+
+    if tokens.grid is None:
+        raise ConflictError(
+            "A region pooler needs tokens that lie on a grid, and those of this layer don't.",
+            hint="choose a --layer that gives a map, or another --pooler",
+        )
+    assert masks is not None
+    return torch.nn.functional.adaptive_avg_pool2d(masks[:, None].float(), tokens.grid).flatten(1)

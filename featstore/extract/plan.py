@@ -17,10 +17,9 @@ from featstore.arrays import SegmentLayout, create_group, create_segment
 from featstore.catalog import feature_sets, runs, vectors
 from featstore.catalog.feature_sets import FeatureSet
 from featstore.errors import CorruptError
-from featstore.extract.inputs import file_state
+from featstore.extract.inputs import is_state
 from featstore.extract.request import ExtractRequest, Target
 from featstore.files import inside
-from featstore.keys import split_fragment
 from featstore.runs import RunFolder, utc_now
 from featstore.spec import Json
 
@@ -48,6 +47,7 @@ class PlannedSet:
     shape: tuple[int, ...]
     dtype: str
     fingerprint: str
+    facet: str | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -70,7 +70,7 @@ class Frozen:
 
 @dataclass(slots=True)
 class Plan:
-    """A run's rows, its sets, its frozen settings. ``rows``: ``sample, content, sample_key, uri``."""
+    """A run's rows, its sets, its frozen settings. ``rows``: ``sample, content, sample_key, uri, mask_uri``."""
 
     run: RunFolder
     id: int
@@ -198,7 +198,7 @@ def make_plans(
     failed_before = 0
     if not again and all(found):
         known = vectors.known_failures(connection, [f.id for f in found if f])
-        unchanged = [sample for sample, uri, state in known if file_state(split_fragment(uri)[0]) == state]
+        unchanged = [sample for sample, uri, mask_uri, state in known if is_state(state, uri, mask_uri)]
         tried = table.num_rows
         table = _without(table, [pa.chunked_array([unchanged], pa.int64())])
         failed_before = tried - table.num_rows
@@ -271,7 +271,7 @@ def _plan(
         plan.sets.append(
             PlannedSet(
                 feature_set.name, feature_set.version, feature_set.id, segment, path, target.layer, target.pooler,
-                feature_set.shape, feature_set.dtype, feature_set.fingerprint,
+                feature_set.shape, feature_set.dtype, feature_set.fingerprint, target.facet,
             )
         )  # fmt: skip
     run.save_rows("plan", rows)

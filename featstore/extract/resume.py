@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -24,7 +23,7 @@ log = logging.getLogger("featstore")
 
 #: What two requests may differ in and still make the same rows in the same batches. What the weights are is told by
 #: the fingerprint, not by how the flags were written.
-_FREE = {"num_workers", "device", "threads", "checkpoint", "pretrained", "seed"}
+_FREE = {"num_workers", "device", "threads", "checkpoint", "pretrained", "seed", "trust_checkpoint"}
 
 
 def absorb_dead_runs(store: Path, catalog: Catalog) -> None:
@@ -83,8 +82,8 @@ def _note_resumption(plan: Plan, encoder: Encoder) -> None:
 
 def _alike(old: Mapping[str, Any], new: ExtractRequest) -> bool:
     """Whether two requests, the older one as JSON, ask for the same rows in the same batches."""
-    asked: dict[str, Any] = json.loads(json.dumps(new.to_json()))
-    return {k: v for k, v in old.items() if k not in _FREE} == {k: v for k, v in asked.items() if k not in _FREE}
+    before, asked = ExtractRequest.from_json(old).to_json(), new.to_json()
+    return all(before[key] == asked[key] for key in asked if key not in _FREE)
 
 
 def _dead_plans(

@@ -71,11 +71,6 @@ def _retry(
         raise CorruptError(f"The folder of the run {run_id} is gone.", hint="restore runs/ from a backup")
     expected = {planned["name"]: planned["fingerprint"] for planned in facts["plan"]["sets"]}
     request = ExtractRequest.from_json(facts["request"])
-    kept = tuple(pooler for name, pooler in request.outputs().items() if name in expected)
-    if len(kept) == 1 and len(request.poolers) > 1:  # keep the name that the pooler gave it
-        request = replace(request, name=next(iter(expected)), poolers=kept)
-    elif len(kept) < len(request.poolers):
-        request = replace(request, poolers=kept)
     return extract(
         store,
         catalog,

@@ -83,7 +83,7 @@ def extract(
     Args:
         only: a table of ``sample_key`` to keep to, instead of the request's condition; what failed before is tried
             again then.
-        expected: feature set name → fingerprint that it must have.
+        expected: the feature sets to make, of those that the request names, and the fingerprint that each must have.
 
     Raises:
         NotFoundError: a plugin, or no sample matches. SqlError: the condition. SetupError: the environment's fault.
@@ -94,9 +94,9 @@ def extract(
     if chosen is None and request.where is not None:
         chosen = sandbox.predicate(catalog, "samples", "sample_key", request.where, "--where")
     _require_samples(catalog, request, chosen)
-    encoder = Encoder.load(plugins, request)
+    encoder = Encoder.load(plugins, request, expected)
     for target in encoder.targets:
-        if expected is not None and expected.get(target.name) != target.fingerprint:
+        if expected is not None and expected[target.name] != target.fingerprint:
             raise ConflictError(
                 f"{target.name} would not be what it was: its weights, preprocessing or code changed since that run.",
                 hint="run featstore extract, which makes a new version for all samples",
@@ -182,10 +182,11 @@ class _Extraction:
         with self.catalog.read() as connection:
             roots = tuple(vectors.dataset_roots(connection))
         network, backbone = encoder.network(plan.frozen), encoder.backbone
-        uris, shape = plan.rows.column("uri"), tuple(backbone.input_shape)
-        inputs = Inputs(uris, backbone.transform, shape, self.plugins, roots)
+        masks = plan.rows.column("mask_uri") if any(encoder.way(s).regions for s in plan.sets) else None
+        shape = tuple(backbone.input_shape)
+        inputs = Inputs(plan.rows.column("uri"), backbone.transform, shape, self.plugins, roots, masks)
         committer = Committer(self.catalog, plan)
-        progress = work(self.store, plan, network, encoder.poolers, inputs, self.request.num_workers)
+        progress = work(self.store, plan, encoder, network, inputs, self.request.num_workers)
         try:
             for done, failed, chunk_written in progress:
                 result.done += done

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,27 +13,24 @@ import numpy as np
 from featstore.arrays import SegmentLayout, storable, write_chunk
 from featstore.errors import PluginError, SetupError
 from featstore.extract import journal
+from featstore.extract.encoder import Encoder
 from featstore.extract.inputs import Batch, Failure, Inputs, file_state
 from featstore.extract.journal import Receipt
-from featstore.extract.network import Network
+from featstore.extract.network import Network, Way
 from featstore.extract.plan import Plan, PlannedSet
 from featstore.keys import split_fragment
 from featstore.runs import utc_now
-from featstore.spec import PoolFunction
 
 
 def work(
     store: Path,
     plan: Plan,
+    encoder: Encoder,
     network: Network,
-    poolers: Mapping[str, PoolFunction],
     inputs: Inputs,
     num_workers: int,
 ) -> Iterator[tuple[int, int, bool]]:
     """Make every chunk that has no receipt yet.
-
-    Args:
-        poolers: by the plan's pooler texts.
 
     Yields:
         after each batch: how many of its inputs are done, how many failed, and whether it completed a chunk.
@@ -45,18 +42,17 @@ def work(
     spans = {chunk: plan.span(chunk) for chunk in range(plan.chunks) if chunk not in finished}
     size = plan.frozen.batch_size
     rows = [span[i : i + size] for span in spans.values() for i in range(0, len(span), size)]
-    functions = [poolers[planned.pooler] for planned in plan.sets]
-    layer = plan.sets[0].layer
+    ways = [encoder.way(planned) for planned in plan.sets]
     # Closed at once when something stops the work, and not when the traceback is gone: it holds the workers.
     on_gpu = network.device.startswith("cuda")
     with closing(inputs.batches(rows, num_workers=num_workers, pin=on_gpu)) as batches:
         for index, span in spans.items():
-            chunk = _Chunk(plan, Receipt(index, span.start), _parts(store, plan, len(span)))
+            chunk = _Chunk(plan, Receipt(index, span.start), _parts(store, plan, ways, len(span)))
             while chunk.done < len(span):
                 batch = next(batches)
                 if batch.fault:
                     raise batch.fault
-                failed = chunk.add(batch, network.pooled(batch.values, layer, functions))
+                failed = chunk.add(batch, network.pooled(batch.values, ways, batch.masks))
                 complete = chunk.done == len(span)
                 if complete:
                     chunk.finish()
@@ -65,19 +61,20 @@ def work(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One feature set's share of a chunk."""
+    """One feature set's share of a chunk; ``regions`` where its vectors are of masks."""
 
     planned: PlannedSet
+    regions: bool
     layout: SegmentLayout
     values: np.ndarray[Any, np.dtype[np.float32]]
     valid: np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def _parts(store: Path, plan: Plan, rows: int) -> list[_Part]:
+def _parts(store: Path, plan: Plan, ways: Sequence[Way], rows: int) -> list[_Part]:
     layouts = [plan.layout(store, planned) for planned in plan.sets]
     return [
-        _Part(planned, layout, np.zeros((rows, *layout.item_shape), np.float32), np.zeros(rows, bool))
-        for planned, layout in zip(plan.sets, layouts, strict=True)
+        _Part(planned, way.regions, layout, np.zeros((rows, *layout.item_shape), np.float32), np.zeros(rows, bool))
+        for planned, way, layout in zip(plan.sets, ways, layouts, strict=True)
     ]
 
 
@@ -94,28 +91,33 @@ class _Chunk:
         """Take a batch in; returns how many of its inputs failed."""
         start, self.done = self.done, self.done + len(batch.read)
         everything = [part.planned.name for part in self.parts]
+        of_masks = [part.planned.name for part in self.parts if part.regions]
         for row, item in enumerate(batch.read, start):
             if item.failure:
                 self.receipt.failed[row] = (item.failure, everything)
+            elif item.mask_failure:
+                self.receipt.failed[row] = (item.mask_failure, of_masks)
             self.receipt.read.append(None if item.failure else (item.content_hash, item.size, item.mtime_ns))
         decoded = np.array([item.failure is None for item in batch.read], bool)
+        masked = decoded & [item.mask_failure is None for item in batch.read]
         for part, values in zip(self.parts, pooled, strict=True):
             if values.shape != (len(decoded), *part.layout.item_shape):  # an assignment would broadcast in silence
                 raise PluginError(
                     f"The pooler {part.planned.pooler} gave {values.shape[1:]} for an input, and "
                     f"{part.layout.item_shape} for others: vectors of a feature set have one shape."
                 )
+            wanted = masked if part.regions else decoded
             part.values[start : self.done] = values
-            part.valid[start : self.done] = decoded & storable(values, part.layout.dtype)
-            for slot in np.flatnonzero(decoded & ~part.valid[start : self.done]):
+            part.valid[start : self.done] = wanted & storable(values, part.layout.dtype)
+            for slot in np.flatnonzero(wanted & ~part.valid[start : self.done]):
                 self._note_non_finite(start + int(slot), part)
         return sum(start <= row for row in self.receipt.failed)
 
     def _note_non_finite(self, row: int, part: _Part) -> None:
         path, _ = split_fragment(self.plan.rows.column("uri")[self.receipt.first + row].as_py())
         message = f"the vector is not finite as {part.layout.dtype}"
-        _, names = self.receipt.failed.get(row, (None, []))
-        why = Failure("vector", "NonFinite", message, file_state(path))
+        # A mask that is wrong was found first, and is the first thing to mend.
+        why, names = self.receipt.failed.get(row, (Failure("vector", "NonFinite", message, file_state(path)), []))
         self.receipt.failed[row] = (why, [*names, part.planned.name])
 
     def finish(self) -> None:

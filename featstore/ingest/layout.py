@@ -8,8 +8,9 @@ field looks like; that of ``label`` is also how labels come back.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -85,6 +86,37 @@ class Layout:
         return found.groupdict() if found else None
 
 
+def fill(template: str, fields: Mapping[str, str], flag: str) -> str:
+    """Put fields into a template.
+
+    >>> fill("{site}-{patient_id}", {"site": "JM", "patient_id": "007"}, "--patient-id")
+    'JM-007'
+
+    Raises:
+        UsageError: it asks for a field that isn't there.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in fields:
+            return fields[name]
+        raise UsageError(
+            f"{flag} {template!r} asks for {{{name}}}, which isn't there.{did_you_mean(name, fields)}",
+            hint=f"fields: {', '.join(sorted(fields))}",
+        )
+
+    return re.sub(r"\{([^{}]*)\}", value, template)
+
+
+@dataclass(slots=True)
+class Mask:
+    """A mask's file: its path below the root, perhaps with ``#label=1,2``, and its stat; -1 where it isn't there."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
 @dataclass(slots=True)
 class Found:
     """One file: its path below the root, the fields that say what it is, and its stat; -1 where it isn't there."""
@@ -93,6 +125,7 @@ class Found:
     fields: dict[str, str]
     size: int
     mtime_ns: int
+    mask: Mask | None = None
 
 
 @dataclass(slots=True)
@@ -110,8 +143,12 @@ class Scan:
     label_type: LabelType | None
 
 
-def scan(root: Path, layouts: Sequence[Layout]) -> Scan:
+def scan(root: Path, layouts: Sequence[Layout], mask_layout: str | None = None) -> Scan:
     """Walk a tree and match every file; the first layout that matches wins.
+
+    Args:
+        mask_layout: where a sample's mask is, below ``root``, from its fields, its ``{folder}`` and its file's
+            ``{stem}``: ``{folder}/{stem}_mask.png``. Masks are no samples; samples may have none.
 
     Raises:
         NotFoundError: ``root`` is no folder. UsageError: no layout, nothing matched, or label types that differ.
@@ -124,7 +161,10 @@ def scan(root: Path, layouts: Sequence[Layout]) -> Scan:
     if len(types) > 1:
         raise UsageError(f"The layouts give {{label}} different types: {', '.join(sorted(types))}.")
     result = Scan([], [], types.pop() if types else None)
+    stats: dict[str, tuple[int, int]] = {}
     for path, size, mtime_ns in _files(root):
+        if mask_layout is not None:
+            stats[path] = size, mtime_ns
         for layout in layouts:
             if (fields := layout.match(path)) is not None:
                 _check_path(path)
@@ -138,7 +178,33 @@ def scan(root: Path, layouts: Sequence[Layout]) -> Scan:
             f"No file below {root} matches {' or '.join(repr(layout.text) for layout in layouts)}.{example}",
             hint="write the layout from the folder that you give, part by part",
         )
+    if mask_layout is not None:
+        _add_masks(result, mask_layout, stats)
     return result
+
+
+def _add_masks(scan: Scan, template: str, stats: Mapping[str, tuple[int, int]]) -> None:
+    """Give each sample its mask, where there is one, and take the masks out of the samples."""
+    looked_for = {}
+    for item in scan.found:
+        folder, _, name = item.path.rpartition("/")
+        words = item.fields | {"folder": folder or ".", "stem": name.rpartition(".")[0] or name}
+        looked_for[item.path] = posixpath.normpath(fill(template, words, "--mask-layout"))
+    masks = {path for path in looked_for.values() if split_fragment(path)[0] in stats}
+    files = {split_fragment(path)[0] for path in masks}
+    if own := next((path for path, mask in looked_for.items() if path == split_fragment(mask)[0]), None):
+        raise UsageError(f"--mask-layout {template!r} makes {own!r} its own mask.")
+    if not masks:
+        first, mask = next(iter(looked_for.items()))
+        raise UsageError(
+            f"--mask-layout {template!r} finds no mask: that of {first!r} would be {mask!r}, which isn't there.",
+            hint="write it from the folder that you give; {folder} and {stem} are those of the sample's file",
+        )
+    scan.found = [item for item in scan.found if item.path not in files]
+    scan.unmatched = [path for path in scan.unmatched if path not in files]
+    for item in scan.found:
+        if (mask := looked_for[item.path]) in masks:
+            item.mask = Mask(mask, *stats[split_fragment(mask)[0]])
 
 
 def _check_path(path: str) -> None:

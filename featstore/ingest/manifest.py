@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from featstore.errors import NotFoundError, UsageError
 from featstore.ingest.columns import as_text, check_ids, read_rows, require
-from featstore.ingest.layout import FIELDS, Found, LabelType, Scan
+from featstore.ingest.layout import FIELDS, Found, LabelType, Mask, Scan
 from featstore.keys import split_fragment
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ def read_manifest(
     """Read a CSV or Parquet manifest.
 
     Columns: ``path`` (absolute, or below ``root``; may end with a ``#fragment``), ``patient_id``, ``modality``, and if
-    wanted ``label, site, visit_id, acquired_at, split``; every other column becomes an attribute. Empty cells, ``NA``,
-    ``NaN`` and ``NULL`` are no value.
+    wanted ``label, site, visit_id, acquired_at, split`` and ``mask_uri`` (the file that marks the sample's region, as
+    ``path`` is; ``seg.png#label=1,2`` takes labels of a label map); every other column becomes an attribute. Empty
+    cells, ``NA``, ``NaN`` and ``NULL`` are no value.
 
     Args:
         root: where relative paths start; the manifest's own folder if not given.
@@ -33,7 +34,7 @@ def read_manifest(
         NotFoundError: a required column, or files, are missing. ConflictError: ids that are missing.
         UsageError: no rows.
     """
-    text = ["path", *(field for field in FIELDS if field not in {"label", "acquired_at"})]
+    text = ["path", "mask_uri", *(field for field in FIELDS if field not in {"label", "acquired_at"})]
     # Only labels are typed, and not even they where the type is given: an attribute "1.50" isn't 1.5.
     rows = read_rows(path, text=text, typed=["label"] if label_type is None else [])
     require(rows, ["path", "patient_id", "modality"], f"The manifest {path.name}")
@@ -45,24 +46,15 @@ def read_manifest(
         label_type = label_type or label_type_of(rows.column("label"))
     columns = {name: _texts(rows.column(name), name) for name in rows.column_names}
     paths = [text or "" for text in columns.pop("path")]
+    masks = columns.pop("mask_uri", None) or [None] * len(paths)
     base = (root or path.parent).resolve()
-    prefix = os.path.join(base, "")
     found, missing = [], []
-    for position, relative in enumerate(paths):
+    for position, (text_path, text_mask) in enumerate(zip(paths, masks, strict=True)):
         fields = {name: value for name, values in columns.items() if (value := values[position]) is not None}
-        file, fragment = split_fragment(relative)
-        full = os.path.normpath(os.path.join(base, file))  # pathlib would take seconds for 100,000 rows
-        try:
-            stat = os.stat(full)
-            size, mtime_ns = stat.st_size, stat.st_mtime_ns
-        except OSError:
-            missing.append(relative)
-            size = mtime_ns = -1
-        if full.startswith(prefix):
-            below = full[len(prefix) :]
-        else:
-            below = full if os.path.isabs(file) else os.path.relpath(full, base)
-        found.append(Found(below + (f"#{fragment}" if fragment else ""), fields, size, mtime_ns))
+        below, size, mtime_ns = _stat(base, text_path)
+        mask = None if text_mask is None else Mask(*_stat(base, text_mask))
+        missing += [text for text, there in ((text_path, size), (text_mask, mask.size if mask else 0)) if there < 0]
+        found.append(Found(below, fields, size, mtime_ns, mask))
     if missing and not allow_missing:
         raise NotFoundError(
             f"{len(missing)} of {len(paths)} files of {path.name} aren't there, such as {missing[0]!r} "
@@ -70,6 +62,23 @@ def read_manifest(
             hint="correct the paths, give --root FOLDER, or --allow-missing to record them as failures",
         )
     return Scan(found, [], label_type)
+
+
+def _stat(base: Path, text: str) -> tuple[str, int, int]:
+    """A path below ``base`` (absolute, or with ``..``, where it is elsewhere), with size and time, or -1."""
+    file, fragment = split_fragment(text)
+    full = os.path.normpath(os.path.join(base, file))  # pathlib would take seconds for 100,000 rows
+    try:
+        stat = os.stat(full)
+        size, mtime_ns = stat.st_size, stat.st_mtime_ns
+    except OSError:
+        size = mtime_ns = -1
+    prefix = os.path.join(base, "")
+    if full.startswith(prefix):
+        below = full[len(prefix) :]
+    else:
+        below = full if os.path.isabs(file) else os.path.relpath(full, base)
+    return below + (f"#{fragment}" if fragment else ""), size, mtime_ns
 
 
 def label_type_of(column: pa.ChunkedArray) -> LabelType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from featstore.catalog import identity
 from featstore.catalog import samples as catalog
 from featstore.catalog.connection import Catalog, registered
-from featstore.errors import ConflictError, UsageError, did_you_mean
-from featstore.ingest.layout import FIELDS, Found, LabelType, Scan
+from featstore.errors import ConflictError, UsageError
+from featstore.ingest.layout import FIELDS, Found, LabelType, Scan, fill
 from featstore.keys import check_name, split_fragment
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, finished, utc_now
@@ -38,6 +38,7 @@ class IngestResult:
         added, changed, unchanged: samples. A changed one has other bytes by size or time, and is pending again.
         missing: samples of this data set that the catalog knows and this ingest did not see.
         unmatched: files that no layout matched.
+        masked: samples of this ingest that have a mask.
         lookalikes: patients of this ingest and others whose ids look alike ("007" and "7"): the first 20 pairs.
         known_elsewhere: patients new to this data set of whom others have samples; they may be other people.
         known_such_as: the first five of them.
@@ -55,6 +56,7 @@ class IngestResult:
     lookalikes: list[tuple[str, str]] = field(default_factory=list)
     known_elsewhere: int = 0
     known_such_as: list[str] = field(default_factory=list)
+    masked: int = 0
 
 
 def add_samples(
@@ -84,7 +86,8 @@ def add_samples(
     started = utc_now()
     check_name(dataset, "data set", hint="name it with --dataset NAME")
     rows = _rows(scan, root.resolve(), dataset, patient_id, modality)
-    unknown = [f.path for f in scan.found if not plugins.reads(split_fragment(f.path)[0])]
+    files = [f.path for f in scan.found] + [f.mask.path for f in scan.found if f.mask]
+    unknown = [path for path in files if not plugins.reads(split_fragment(path)[0])]
     if unknown:
         raise UsageError(
             f"{len(unknown)} of the files can't be read by any reader, such as {unknown[0]!r}.",
@@ -97,7 +100,7 @@ def add_samples(
         counts = catalog.compare(connection, rows, dataset, str(root.resolve()), checks)
         result = IngestResult(
             dataset, None, counts.added, counts.changed, counts.unchanged, counts.patients_added, counts.missing,
-            scan.unmatched, modalities,
+            scan.unmatched, modalities, masked=sum(item.mask is not None for item in scan.found),
         )  # fmt: skip
         with registered(connection, incoming=rows):
             patients = "SELECT patient_id FROM incoming"
@@ -142,7 +145,7 @@ def _part(
         fields.setdefault("modality", modality or "")
         key = f"{dataset}/{item.path.lstrip('/')}"
         if template is not None:
-            fields["patient_id"] = _fill(template, fields | {"sample_key": key, "dataset": dataset})
+            fields["patient_id"] = fill(template, fields | {"sample_key": key, "dataset": dataset}, "--patient-id")
         if not fields.get("patient_id"):
             raise UsageError(
                 f"Nothing says which patient {item.path!r} is of.",
@@ -170,6 +173,9 @@ def _part(
         columns["acquired_at"].append(_time(fields.get("acquired_at"), item))
         for name in ("patient_id", "modality", "site", "visit_id", "split"):
             columns[name].append(fields.get(name) or None)
+        columns["mask_uri"].append(_uri(root, item.mask.path) if item.mask else None)
+        columns["mask_size"].append(item.mask.size if item.mask else None)
+        columns["mask_mtime_ns"].append(item.mask.mtime_ns if item.mask else None)
         columns["attributes"].append(sorted((k, v) for k, v in fields.items() if k not in FIELDS))
     columns["label_type"] = [None if label is None else (label_type or "str") for label in columns["label"]]
     return pa.table(columns, schema=catalog.SCHEMA)
@@ -184,19 +190,6 @@ def _uri(root: Path, path: str) -> str:
             hint="rename the file or folder",
         )
     return uri if fragment is None else f"{uri}#{fragment}"
-
-
-def _fill(template: str, fields: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name in fields:
-            return fields[name]
-        raise UsageError(
-            f"--patient-id {template!r} asks for {{{name}}}, which isn't there.{did_you_mean(name, fields)}",
-            hint=f"fields: {', '.join(sorted(fields))}",
-        )
-
-    return re.sub(r"\{([^{}]*)\}", value, template)
 
 
 def _label(text: str | None, kind: LabelType | None, item: Found) -> str | None:

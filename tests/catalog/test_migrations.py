@@ -38,7 +38,7 @@ VIEWS = {
     ],
     "samples": [
         "sample_key", "patient_id", "visit_id", "modality", "split", "site", "label", "acquired_at", "uri",
-        "content_hash", "dataset", "attributes", "size",
+        "content_hash", "dataset", "attributes", "size", "mask_uri",
     ],
     "splits": ["scheme", "patient_id", "split"],
     "tables": [

@@ -81,6 +81,43 @@ class Stats(Backbone):
         return {"last": Tokens(values, 0, (2, 2))}
 
 
+class Pixels:
+    """An 8 × 8 image as it is, and its mask."""
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        return transform(pixels)
+
+    def mask(self, mask: np.ndarray, *, size: tuple[int, int], labels: tuple[int, ...] | None) -> np.ndarray:
+        if not (marked := np.isin(mask, labels) if labels else mask > 0).any():
+            raise InputError("nothing is marked")
+        return marked.astype(np.float32)
+
+
+class Blocks(Stats):
+    """Two blocks, and the sum of both: 16 tokens of 4 pixels each."""
+
+    transform = Pixels()  # type: ignore[assignment]
+    layers = ("0", "1", "last")
+    facets = ("query", "key")
+
+    def forward(self, batch: torch.Tensor, layers: Sequence[str]) -> Mapping[str, Tokens]:
+        values = super().forward(batch, ["last"])["last"].values.reshape(len(batch), 4, 2, 4, 2).transpose(2, 3)
+        found = {"0": values.reshape(len(batch), 16, 4)}
+        found["1"] = found["0"] ** 2
+        found["last"] = found["0"] + found["1"]
+        found |= {
+            f"{layer}.{facet}": found[layer] + 100 * (n + 1) for n, facet in enumerate(self.facets) for layer in "01"
+        }
+        return {layer: Tokens(found[layer], 0, (4, 4)) for layer in layers}
+
+
+class Deaf(Stats):
+    """Looks at nothing that it is told."""
+
+    def __init__(self, request: BackboneRequest) -> None:
+        self.scale = 1.0
+
+
 class Cramped(Stats):
     """Runs out of memory for more than two inputs."""
 
@@ -99,10 +136,19 @@ def fickle() -> Any:
     return pool
 
 
-def first() -> Any:
+def leading() -> Any:
     """The first token, negated in the second revision."""
     sign = -1 if os.environ.get("LAB_POOLER_REVISION") == "2" else 1
     return lambda values, *, prefix, grid: sign * values[:, 0]
+
+
+def inside() -> Any:
+    """The mean inside the mask."""
+
+    def pool(values: Any, *, prefix: int, grid: Any, weights: Any) -> Any:
+        return (values * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
+
+    return pool
 
 
 @featstore.hookimpl
@@ -110,12 +156,15 @@ def featstore_backbones() -> Any:
     revision = os.environ.get("LAB_REVISION", "1")
     yield BackboneSpec("lab:stats", load=Stats, revision=revision)
     yield BackboneSpec("lab:cramped", load=Cramped)
+    yield BackboneSpec("lab:blocks", load=Blocks)
+    yield BackboneSpec("lab:deaf", load=Deaf)
 
 
 @featstore.hookimpl
 def featstore_poolers() -> Any:
     yield PoolerSpec("fickle", load=fickle)
-    yield PoolerSpec("first", load=first, revision=os.environ.get("LAB_POOLER_REVISION", "1"))
+    yield PoolerSpec("inside", load=inside, accepts=frozenset({"regions"}))
+    yield PoolerSpec("leading", load=leading, revision=os.environ.get("LAB_POOLER_REVISION", "1"))
 
 
 @featstore.hookimpl

@@ -12,7 +12,7 @@ import torch
 
 from featstore import Backbone, SetupError, Tokens, UsageError
 from featstore.errors import ConflictError, PluginError
-from featstore.extract.network import Network, choose_device, weights_digest
+from featstore.extract.network import Network, Way, choose_device, weights_digest
 
 
 class Fixed(Backbone):
@@ -33,7 +33,7 @@ def mean(values: Any, *, prefix: int, grid: Any) -> Any:
 
 def run(tokens: Any, pool: Any = mean) -> list[Any]:
     network = Network.place(Fixed(tokens), "cpu", "off", None, True)
-    return network.pooled(torch.ones(2, 3), "last", [pool])
+    return network.pooled(torch.ones(2, 3), [Way("last", pool)])
 
 
 def module() -> torch.nn.Module:

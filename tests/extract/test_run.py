@@ -132,12 +132,12 @@ def test_a_killed_run_is_not_resumed_by_other_code(make_lab: Callable[..., Any])
 
 
 def test_a_killed_run_is_not_resumed_where_one_of_its_poolers_is_another_now(make_lab: Callable[..., Any]) -> None:
-    lab = make_lab(INPUTS).begun(keep=1, poolers=("mean", "first"))
+    lab = make_lab(INPUTS).begun(keep=1, poolers=("mean", "leading"))
     lab.environment["LAB_POOLER_REVISION"] = "2"
-    result = lab.extract(poolers=("mean", "first"))
-    assert (result.feature_sets, result.resumed) == ({"s.mean": 1, "s.first": 2}, [])
+    result = lab.extract(poolers=("mean", "leading"))
+    assert (result.feature_sets, result.resumed) == ({"s.mean": 1, "s.leading": 2}, [])
     assert lab.run_states() == {"abandoned": 1, "done": 2}
-    new, old = (lab.store.features(f"s.first@v{version}").arrays()[0] for version in (2, 1))
+    new, old = (lab.store.features(f"s.leading@v{version}").arrays()[0] for version in (2, 1))
     assert (len(new), len(old), len(lab.vectors("s.mean"))) == (INPUTS, 8, INPUTS)
     np.testing.assert_array_equal(new[:8], -old)
 
