@@ -8,7 +8,7 @@ an alpha channel may hold, and which pixel values are black and white.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, TypeAlias
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from featstore.errors import InputError, UsageError, did_you_mean
+from featstore.masks import cover, find_inside, to_labels
 from featstore.spec import Json
 
 Pixels: TypeAlias = npt.NDArray[Any]
@@ -173,6 +174,38 @@ class ImageTransform:
         values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
 
+    def mask(self, mask: Any, *, size: Size, labels: Sequence[int] | None = None) -> npt.NDArray[np.float32]:
+        """Bring the mask of an image where the image's own pixels go: float32 (height, width) of 0…1.
+
+        A value is the share of the pixel's area that is inside, whatever the filter for images is; padding is
+        outside.
+
+        Args:
+            mask: decoded, in whole numbers: (H, W), or an image whose channels are equal and whose alpha is opaque.
+            size: (H, W) of the decoded image. A mask of another size is refused, never resampled.
+            labels: the values that are inside. None: all but 0, where the mask has two values at most.
+
+        Raises:
+            InputError: not a mask, one of another size, one that doesn't say what is inside, or nothing is, be it
+                of the mask or of what the crop leaves.
+        """
+        values = to_labels(mask)
+        if values.shape != tuple(size):
+            raise InputError(
+                f"The mask has {values.shape[0]} × {values.shape[1]} pixels and its image {size[0]} × {size[1]}: "
+                "which pixel belongs to which isn't known.",
+                hint="make the mask on the image as it is ingested, or resample it there yourself",
+            )
+        resized = self._resized(*values.shape)
+        top, left = (_start(have, want) for have, want in zip(resized, self.image_size, strict=True))
+        shares = cover(find_inside(values, labels), resized, (top, left), self.image_size)
+        if not shares.any():
+            raise InputError(
+                "Nothing of what the mask marks is left after the crop.",
+                hint="--set crop_mode=squash --set crop_pct=1 keeps all of the image",
+            )
+        return shares
+
     def _select_channels(self, pixels: Pixels) -> Pixels:
         """(H, W, any) → (H, W, channels), or (H, W, 1) where grey is to be repeated; the dtype stays."""
         found = pixels.shape[2]
@@ -295,18 +328,23 @@ def _resize(pixels: Pixels, size: Size, resample: Image.Resampling) -> Pixels:
     return np.stack([np.asarray(band.resize((width, height), resample)) for band in bands], axis=2)
 
 
+def _start(have: int, want: int) -> int:
+    """Where the centre of a side begins, with torchvision's roundings; below 0 where the side is padded."""
+    return round((have - want) / 2) if have >= want else -((want - have) // 2)
+
+
 def _crop(pixels: Pixels, size: Size, fill: Iterable[float]) -> Pixels:
-    """Take the centre, with torchvision's roundings; where the image is smaller, pad with ``fill``."""
-    missing = [max(want - have, 0) for want, have in zip(size, pixels.shape[:2], strict=True)]
-    if any(missing):
-        top, left = (gap // 2 for gap in missing)
-        height, width = pixels.shape[:2]
-        padded = np.empty((height + missing[0], width + missing[1], pixels.shape[2]), pixels.dtype)
-        padded[:] = np.asarray(list(fill), pixels.dtype)
-        padded[top : top + height, left : left + width] = pixels
-        pixels = padded
-    top, left = (round((have - want) / 2) for want, have in zip(size, pixels.shape[:2], strict=True))
-    return pixels[top : top + size[0], left : left + size[1]]
+    """Take the centre; where the image is smaller, pad with ``fill``."""
+    starts = [_start(have, want) for have, want in zip(pixels.shape[:2], size, strict=True)]
+    top, left = (slice(max(start, 0), start + want) for start, want in zip(starts, size, strict=True))
+    centre = pixels[top, left]
+    if centre.shape[:2] == size:
+        return centre
+    padded = np.empty((*size, pixels.shape[2]), pixels.dtype)
+    padded[:] = np.asarray(list(fill), pixels.dtype)
+    above, before = (max(-start, 0) for start in starts)
+    padded[above : above + centre.shape[0], before : before + centre.shape[1]] = centre
+    return padded
 
 
 # ----------------------------------------------------------------------------------------- settings as text

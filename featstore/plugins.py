@@ -200,18 +200,20 @@ class Plugins:
 
     def describe(self) -> list[dict[str, Any]]:
         """Every plugin found: ``plugin, version, origin, seconds, provides, error``."""
-        provided: dict[str, list[str]] = {}
+        provided: dict[str, dict[str, list[str]]] = {}
         for item in self.registered():
-            provided.setdefault(item.provider, []).append(f"{item.kind} {item.name}")
+            provided.setdefault(item.provider, {}).setdefault(item.kind, []).append(item.name)
         for family in self._families():
-            provided.setdefault(family, []).append(f"backbone {family}:…")
+            provided.setdefault(family, {}).setdefault("backbone", []).append(f"{family}:…")
         return [
             {
                 "plugin": p.name,
                 "version": p.version,
                 "origin": p.origin,
                 "seconds": round(p.seconds, 3),
-                "provides": ", ".join(provided.get(p.name, [])) if self._owners.get(p.name) is p else "",
+                "provides": "; ".join(f"{kind} {', '.join(names)}" for kind, names in provided.get(p.name, {}).items())
+                if self._owners.get(p.name) is p
+                else "",
                 "error": p.error,
             }
             for p in self.providers

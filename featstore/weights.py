@@ -6,6 +6,7 @@ For plugins whose users bring ``--checkpoint FILE``.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,18 +102,21 @@ def _read(path: Path, trust: bool) -> Any:
     import torch
 
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=not trust)
+        with warnings.catch_warnings():  # what torch warns of, such as an old pickle protocol, is decided below
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=not trust)
     except MemoryError:
         raise
     except Exception as error:  # zip, pickle and safetensors readers have no base class in common
-        if code := _GLOBAL.search(str(error)):
+        code = _GLOBAL.search(str(error))
+        if not trust and (code or "TorchScript" in str(error)):
+            more = f"it wants {code[1]} to be built as well" if code else "it is a program (TorchScript)"
             raise SetupError(
-                f"{path.name} isn't tensors alone, it wants {code[1]} to be built as well; featstore runs no code "
-                "that comes in a file.",
+                f"{path.name} isn't tensors alone, {more}; featstore runs no code that comes in a file.",
                 hint="where you trust whoever made the file, --trust-checkpoint; or save its state dict alone, "
                 "best as .safetensors",
             ) from error

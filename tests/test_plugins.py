@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def file(tmp_path: Path) -> Callable[[str, str], str]:
     return write
 
 
-def listed(plugins: Plugins, name: str) -> dict[str, str]:
+def listed(plugins: Plugins, name: str) -> dict[str, Any]:
     (row,) = (row for row in plugins.describe() if row["plugin"] == name)
     return row
 
@@ -61,7 +62,7 @@ class TestOurs:
         assert {"timm", "poolers", "fusers", "readers", "exporters"} <= set(found)
         assert found["poolers"]["version"] == featstore.__version__
         assert found["timm"]["provides"] == "backbone timm:…"
-        assert "pooler mean" in found["poolers"]["provides"]
+        assert found["poolers"]["provides"].startswith("pooler cls, first, flatten, gem, grid, last, max, mean,")
         assert not any(row["error"] for row in found.values())
 
     def test_one_of_each(self) -> None:
@@ -83,12 +84,14 @@ class TestOurs:
 
 class TestInstalled:
     def test_good(self, install: Install) -> None:
-        install("lab_good", POOLER.format(name="median"))
+        install("lab_good", POOLER.format(name="medoid"))
         plugins = Plugins.load()
-        assert listed(plugins, "lab_good") == {
-            "plugin": "lab_good", "version": "1.2", "origin": "lab_good", "provides": "pooler median", "error": "",
+        row = listed(plugins, "lab_good")
+        assert 0 <= row.pop("seconds") < 2
+        assert row == {
+            "plugin": "lab_good", "version": "1.2", "origin": "lab_good", "provides": "pooler medoid", "error": "",
         }  # fmt: skip
-        assert plugins.pooler("median", "groups") is len
+        assert plugins.pooler("medoid", "groups") is len
         assert dict(plugins.versions())["lab_good"] == "1.2"
 
     @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ class TestInstalled:
             Plugins.load(strict=True)
         with pytest.raises(
             NotFoundError,
-            match=r"no pooler 'maen'\. Did you mean 'mean'\? Plugins that could not be loaded: lab_broken",
+            match=r"no pooler 'maen'\. Did you mean 'mean' or 'median'\? Plugins that could not be loaded: lab_broken",
         ):
             plugins.pooler("maen", "tokens")
 
@@ -140,13 +143,13 @@ class TestInstalled:
             plugins.pooler("half", "groups")
 
     def test_two_of_one_name_are_both_named(self, install: Install) -> None:
-        install("lab_one", POOLER.format(name="median"))
-        install("lab_two", POOLER.format(name="median"))
+        install("lab_one", POOLER.format(name="medoid"))
+        install("lab_two", POOLER.format(name="medoid"))
         plugins = Plugins.load()
         with pytest.raises(
-            PluginError, match=r"The pooler 'median' is registered by two plugins: lab_one and lab_two\."
+            PluginError, match=r"The pooler 'medoid' is registered by two plugins: lab_one and lab_two\."
         ):
-            plugins.pooler("median", "groups")
+            plugins.pooler("medoid", "groups")
         assert "lab_one and lab_two" in listed(plugins, "lab_two")["error"]
         assert callable(plugins.pooler("mean", "groups"))
         with pytest.raises(PluginError, match="lab_one and lab_two"):
@@ -227,7 +230,7 @@ class TestFamilies:
 
     def test_unknown_names_suggest(self) -> None:
         with pytest.raises(
-            NotFoundError, match=r"no backbone 'tim:resnet18'\. Did you mean 'timm:'\?\n.*known: timm:…"
+            NotFoundError, match=r"no backbone 'tim:resnet18'\. Did you mean 'timm:'\?\n.*known: .*timm:…"
         ):
             Plugins.load().backbone("tim:resnet18")
         with pytest.raises(NotFoundError, match=r"Did you mean .*'resnet18'"):
@@ -254,7 +257,7 @@ class TestByHand:
         assert {"one", "two"} <= {item.name for item in plugins.registered("pooler")}
 
     def test_a_module(self, install: Install) -> None:
-        install("lab_good", POOLER.format(name="median"))
+        install("lab_good", POOLER.format(name="medoid"))
         with pytest.raises(PluginError, match="it is loaded already, as the plugin 'lab_good'"):
             Plugins.load(["lab_good"])
         install("lab_plain", POOLER.format(name="plain"), group="other")

@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "featstore.cli.ask",
     "status": "featstore.cli.ask",
     "materialize": "featstore.cli.materialize",
-    "plugins": "featstore.cli.manage",
+    "plugins": "featstore.cli.plugins",
     "migrate": "featstore.cli.manage",
 }
 

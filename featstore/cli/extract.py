@@ -47,7 +47,7 @@ FAILED_INPUTS = 3
     default=None,
     help="The model's published weights, or random ones by --seed.",
 )
-@click.option("--checkpoint", metavar="FILE", help="Local weights.")
+@click.option("--checkpoint", metavar="PATH", help="Local weights: a file, for hf_text a folder.")
 @click.option("--trust-checkpoint", is_flag=True, help="Let code that is pickled in the checkpoint run.")
 @click.option("--in-chans", type=int, help="Input channels.")
 @click.option(

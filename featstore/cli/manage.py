@@ -1,4 +1,4 @@
-"""init, plugins, migrate."""
+"""init, migrate."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featstore.cli.options import json_option, with_store
-from featstore.cli.output import note, print_json, print_table
+from featstore.cli.options import with_store
+from featstore.cli.output import note
 
 if TYPE_CHECKING:
     from featstore.store import Store
@@ -23,21 +23,6 @@ def init(path: str) -> None:
     note(
         f"Made the store {made.path}.\n  next: export {folder.ENVIRONMENT}={path}; featstore ingest FOLDER --layout '…'"
     )
-
-
-@click.command()
-@click.option("--plugin", "paths", multiple=True, metavar="FILE.py", help="A plugin file or module; repeatable.")
-@click.option("--strict-plugins", is_flag=True, help="Fail on a broken plugin instead of listing it.")
-@json_option
-def plugins(paths: tuple[str, ...], strict_plugins: bool, as_json: bool) -> None:
-    """List plugins: what each provides, its version, and why it can't be used, if so."""
-    from featstore.plugins import Plugins
-
-    found = Plugins.load(paths, strict=strict_plugins).describe()
-    if as_json:
-        print_json(found)
-    else:
-        print_table(list(found[0]), [list(row.values()) for row in found])
 
 
 @click.command()

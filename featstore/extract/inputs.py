@@ -264,5 +264,6 @@ def _failure(stage: str, error: Exception, state: str) -> Failure:
     if isinstance(error, OSError) and error.strerror:
         return Failure(stage, type(error).__name__, error.strerror, state)
     if isinstance(error, (InputError, NotFoundError)):
-        return Failure(stage, type(error).__name__, error.message, state)
+        hint = f" Next: {error.hint}." if error.hint else ""
+        return Failure(stage, type(error).__name__, error.message + hint, state)
     return Failure(stage, type(error).__name__, str(error)[:500] or type(error).__name__, state)

@@ -119,7 +119,9 @@ class Network:
         if backbone.module is not None:
             try:
                 backbone.module.eval().requires_grad_(False)
-                layout = torch.channels_last if channels_last else torch.contiguous_format
+                # torch has another format for volumes, and refuses to bring their weights into this one.
+                flat = all(parameter.ndim < 5 for parameter in backbone.module.parameters())
+                layout = torch.channels_last if channels_last and flat else torch.contiguous_format
                 backbone.module.to(device, memory_format=layout)  # type: ignore[call-overload]
             except torch.OutOfMemoryError as error:
                 raise SetupError(

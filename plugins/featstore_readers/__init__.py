@@ -1,4 +1,4 @@
-"""Readers: image files → arrays in the file's own dtype."""
+"""Readers: image files → arrays in the file's own dtype; text files → ``str``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ def _read_image(source: Source) -> Any:
     return read(source)
 
 
+def _read_text(source: Source) -> Any:
+    from featstore_readers.text import read
+
+    return read(source)
+
+
 @hookimpl
 def featstore_readers() -> Iterable[ReaderSpec]:
     yield ReaderSpec(
@@ -22,3 +28,4 @@ def featstore_readers() -> Iterable[ReaderSpec]:
         read=_read_image,
         description="PNG, JPEG, TIFF, BMP and WebP, at their full bit depth",
     )
+    yield ReaderSpec("text", suffixes=(".txt",), read=_read_text, description="UTF-8 text, one file one text")

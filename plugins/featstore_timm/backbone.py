@@ -1,20 +1,21 @@
-"""A timm model as a backbone."""
+"""A timm model, built with its weights and its transform as the user wants them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from featstore import Backbone, BackboneRequest, ImageTransform, SetupError, Tokens, UsageError
+from featstore import Backbone, BackboneRequest, ImageTransform, SetupError, UsageError
 from featstore_timm.checkpoint import KEY_MODES, load_checkpoint
-from featstore_timm.layout import Layout, find_layout
+from featstore_timm.children import drop_last
 from featstore_timm.library import import_timm
+from featstore_timm.network import probe
 
 _NO_WEIGHTS = (
     "--checkpoint FILE takes local weights, and --no-pretrained untrained ones; a machine with internet "
@@ -22,31 +23,7 @@ _NO_WEIGHTS = (
 )
 
 
-class TimmBackbone(Backbone):
-    """``forward_features`` of one timm model, in evaluation mode.
-
-    The layer ``last`` is what timm's own head sees: after the final norm, where that comes before pooling.
-    """
-
-    layers = ("last",)
-
-    def __init__(self, module: Any, transform: ImageTransform, layout: Layout) -> None:
-        self.module = module
-        self.transform = transform
-        self.input_shape = (transform.channels, *transform.image_size)
-        self.preprocessing = transform.settings
-        self._layout = layout
-
-    def forward(self, batch: torch.Tensor, layers: Sequence[str]) -> Mapping[str, Tokens]:
-        unknown = set(layers) - set(self.layers)
-        if unknown:
-            raise UsageError(f"No layer {', '.join(sorted(unknown))}; there is {', '.join(self.layers)}.")
-        # Blocks and facets come from the same pass: collect them here when there are more layers than one.
-        assert self.module is not None
-        return {"last": self._layout.tokens(self.module.forward_features(batch))}  # type: ignore[operator]
-
-
-def load(request: BackboneRequest) -> TimmBackbone:
+def load(request: BackboneRequest) -> Backbone:
     """Build the model with its weights, and its transform with the user's settings.
 
     Without ``pretrained`` or a checkpoint being asked for, weights are pretrained. Random weights depend on
@@ -68,11 +45,13 @@ def load(request: BackboneRequest) -> TimmBackbone:
     transform = _transform(config, request.in_chans, settings)  # a typing error is said before weights are fetched
     module = _create(request, pretrained=request.checkpoint is None and request.pretrained is not False)
     if request.checkpoint is not None:
-        load_checkpoint(module, request.rest, request.checkpoint, keys)
+        load_checkpoint(module, request.rest, request.checkpoint, keys, trust=request.trust_checkpoint)
     module.eval()
     if transform.image_size != tuple(config["input_size"][-2:]):
         _resize_input(module, transform.image_size, request.name)
-    return TimmBackbone(module, transform, _probe(module, transform, request))
+    if request.drop_last:
+        return drop_last(module, transform, request)
+    return probe(module, transform, request)
 
 
 def _create(request: BackboneRequest, pretrained: bool) -> Any:
@@ -150,16 +129,3 @@ def _resize_input(module: Any, size: tuple[int, int], name: str) -> None:
             module.set_input_size(img_size=size)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UsageError(f"{name} can't take images of {size}: {error}") from error
-
-
-def _probe(module: Any, transform: ImageTransform, request: BackboneRequest) -> Layout:
-    """One blank image through the network: what it gives is understood, or refused, before any work."""
-    blank = torch.zeros(1, transform.channels, *transform.image_size)
-    try:
-        with torch.inference_mode():
-            features = module.forward_features(blank)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"{request.name} can't take {transform.channels} channels of {transform.image_size}: {error}"
-        ) from error
-    return find_layout(module, features, transform.image_size, request.name)

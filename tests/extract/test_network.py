@@ -139,3 +139,10 @@ def test_placing_keeps_the_weights_and_stops_learning() -> None:
     assert not one.training
     assert not any(p.requires_grad for p in one.parameters())
     assert weights_digest(one) == before
+
+
+def test_networks_of_volumes_run() -> None:
+    backbone = Fixed(lambda x: Tokens(x[:, None]))
+    backbone.module = torch.nn.Conv3d(1, 2, 3)
+    Network.place(backbone, "cpu", "off", None, True)
+    assert backbone.module(torch.ones(1, 1, 3, 3, 3)).shape == (1, 2, 1, 1, 1)

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 
 from featstore import InputError, SetupError, Source
 
-(READER,) = featstore_readers()
+READER, *_ = featstore_readers()
 PHOTOS = Path(skimage.data.__file__).parent
 
 

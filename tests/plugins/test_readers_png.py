@@ -62,7 +62,7 @@ def _paeth(left: np.ndarray, above: np.ndarray, above_left: np.ndarray) -> np.nd
 
 
 def read_bytes(data: bytes, folder: Path) -> Any:
-    (reader,) = featstore_readers()
+    reader, *_ = featstore_readers()
     (folder / "image.png").write_bytes(data)
     return reader.read(Source(folder / "image.png"))
 

@@ -18,7 +18,7 @@ from featstore import InputError, Source
 
 
 def read(path: Path) -> Any:
-    (reader,) = featstore_readers()
+    reader, *_ = featstore_readers()
     return reader.read(Source(path))
 
 

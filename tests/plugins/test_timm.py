@@ -171,7 +171,7 @@ def test_preprocessing_is_recorded_and_pickles() -> None:
         "alpha": "opaque",
     }
     assert pickle.loads(pickle.dumps(backbone.transform)) == backbone.transform
-    assert backbone.layers == ("last",)
+    assert backbone.layers[-1] == "last"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def ragged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return FeatureReader(segments), pointers, dim
 
 
-@pytest.mark.parametrize("agg", ["mean", "max", "meanstd", "gem(3)"])
+@pytest.mark.parametrize("agg", ["mean", "max", "min", "std", "meanstd", "median", "first", "last", "gem(3)"])
 def test_pooling_is_bitwise_independent_of_the_budget(
     ragged: tuple[Any, pa.Table, int], agg: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
