@@ -70,8 +70,19 @@ def cli_md() -> str:
     for name in cli.COMMANDS:
         command = cli.cli.get_command(root, name)
         assert command
-        parts += [f"## featstore {name}", f"```\n{command.get_help(click.Context(command, root, name))}\n```"]
+        parts += _helps(command, click.Context(command, root, name), f"featstore {name}")
     return "\n\n".join(parts) + "\n"
+
+
+def _helps(command: click.Command, context: click.Context, name: str) -> list[str]:
+    """The help of a command, and of the commands in it."""
+    parts = [f"## {name}", f"```\n{command.get_help(context)}\n```"]
+    if isinstance(command, click.Group):
+        for word in command.list_commands(context):
+            inner = command.get_command(context, word)
+            assert inner
+            parts += _helps(inner, click.Context(inner, context, word), f"{name} {word}")
+    return parts
 
 
 def generated() -> dict[Path, str]:

@@ -54,11 +54,11 @@ def featstore_poolers() -> Iterable[PoolerSpec]:
     Example::
 
         def load():
-            return lambda values, *, prefix, grid: values[:, prefix:, :].mean(axis=1)
+            return lambda values, *, prefix, grid: values[:, 0, :]
 
         @featstore.hookimpl
         def featstore_poolers():
-            yield featstore.PoolerSpec("average", load=load)
+            yield featstore.PoolerSpec("lead", load=load)
     """
     raise NotImplementedError
 

@@ -74,8 +74,9 @@ def test_the_wheel_registers_the_command_and_the_plugins(wheel: Path) -> None:
         (name,) = (n for n in opened.namelist() if n.endswith(".dist-info/entry_points.txt"))
         text = opened.read(name).decode()
     assert "featstore = featstore.cli:main" in text
-    for plugin in PLUGINS:
-        assert f"{plugin.removeprefix('featstore_')} = {plugin}\n" in text + "\n"
+    (group,) = (part for part in text.split("\n[") if part.lstrip("[").startswith("featstore]"))
+    entries = dict(line.split(" = ") for line in group.splitlines()[1:] if line)
+    assert {module.partition(".")[0] for module in entries.values()} == set(PLUGINS)
 
 
 def test_the_installed_wheel_works_without_the_checkout(environment: Path, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_installed_wheel_works_without_the_checkout(environment: Path, tmp_p
     command = str(environment / "featstore")
     assert featstore.__version__ in run(command, "--version", cwd=tmp_path)
     listed = json.loads(run(command, "plugins", "--json", cwd=tmp_path))
-    assert sorted(row["origin"] for row in listed if not row["error"]) == PLUGINS, listed
+    assert {row["origin"].partition(".")[0] for row in listed if not row["error"]} == set(PLUGINS), listed
 
     run(command, "init", "store", cwd=tmp_path)  # applies the migrations that the wheel carries
     with duckdb.connect(tmp_path / "store" / "catalog.duckdb", read_only=True) as catalog:

@@ -69,8 +69,11 @@ def drop_last(module: Any, transform: ImageTransform, request: BackboneRequest) 
 
 
 def _check_sequence(module: Any, sequence: torch.nn.Sequential, pixels: torch.Tensor, name: str) -> None:
-    """Raise UsageError unless the children in sequence give what the network gives."""
-    expected = module(pixels)
+    """Raise UsageError unless the network takes such pixels, and its children in sequence give what it gives."""
+    try:
+        expected = module(pixels)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{name} can't take images of {tuple(pixels.shape[1:])}: {error}") from error
     try:
         found = sequence(pixels)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:

@@ -30,7 +30,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Anatomy:
     """What a network was found to give.
 
     Attributes:
@@ -54,20 +54,20 @@ class TimmBackbone(Backbone):
     ``0``, ``1``, … are the outputs of the blocks or stages as they are, before any final norm; ``3.query`` is a facet.
     """
 
-    def __init__(self, name: str, module: Any, transform: ImageTransform, parts: Parts) -> None:
+    def __init__(self, name: str, module: Any, transform: ImageTransform, anatomy: Anatomy) -> None:
         self.module = module
         self.transform = transform
         self.input_shape = (transform.channels, *transform.image_size)
         self.preprocessing = transform.settings
-        stages = [layer for layer, origin in parts.origins.items() if not origin.facet]
-        self.layers = (*stages, *(["head"] if parts.has_head else []), "last")
-        self.facets = tuple(dict.fromkeys(origin.facet for origin in parts.origins.values() if origin.facet))
+        stages = [layer for layer, origin in anatomy.origins.items() if not origin.facet]
+        self.layers = (*stages, *(["head"] if anatomy.has_head else []), "last")
+        self.facets = tuple(dict.fromkeys(origin.facet for origin in anatomy.origins.values() if origin.facet))
         self._name = name
-        self._parts = parts
+        self._anatomy = anatomy
 
     def forward(self, batch: torch.Tensor, layers: Sequence[str]) -> Mapping[str, Tokens]:
-        parts = self._parts
-        origins = {layer: parts.origins[layer] for layer in layers if layer in parts.origins}
+        anatomy = self._anatomy
+        origins = {layer: anatomy.origins[layer] for layer in layers if layer in anatomy.origins}
         if unknown := [layer for layer in layers if layer not in origins and layer not in self.layers]:
             raise self._unknown(unknown)
         module: Any = self.module
@@ -75,16 +75,16 @@ class TimmBackbone(Backbone):
             features = module.forward_features(batch)
         tokens = {layer: origin.tokens(outputs[origin.module]) for layer, origin in origins.items()}
         if "last" in layers:
-            tokens["last"] = parts.last.tokens(features)
+            tokens["last"] = anatomy.last.tokens(features)
         if "head" in layers:
             tokens["head"] = Tokens.of(_pre_logits(module, features), "NC")
         return tokens
 
     def _unknown(self, unknown: Sequence[str]) -> UsageError:
         facets = (
-            f"facets of blocks are {', '.join(self.facets)}, as in {next(reversed(self._parts.origins))}"
+            f"facets of blocks are {', '.join(self.facets)}, as in {next(reversed(self._anatomy.origins))}"
             if self.facets
-            else f"facets there are none, because {self._parts.no_facets}"
+            else f"facets there are none, because {self._anatomy.no_facets}"
         )
         return UsageError(
             f"{self._name}: No layer {', '.join(unknown)}; there is {', '.join(self.layers)}, and {facets}."
@@ -122,7 +122,7 @@ def probe(module: Any, transform: ImageTransform, request: BackboneRequest) -> T
             for projection in projections
             for facet in projection.facets
         }
-    return TimmBackbone(request.name, module, transform, Parts(layout, origins, has_head, no_facets))
+    return TimmBackbone(request.name, module, transform, Anatomy(layout, origins, has_head, no_facets))
 
 
 def _run(

@@ -115,6 +115,11 @@ def test_one_child_must_stay(count: int) -> None:
         load("resnet18", pretrained=False, drop_last=count)
 
 
+def test_images_that_do_not_fit() -> None:
+    with pytest.raises(UsageError, match=r"test_resnet can't take images of \(3, 0, 0\)"):
+        load("test_resnet", pretrained=False, drop_last=1, settings={"image_size": "0"})
+
+
 def test_there_is_one_layer() -> None:
     backbone = load("test_resnet", pretrained=False, drop_last=1)
     with pytest.raises(UsageError, match="No layer 0; with --drop-last there is last alone"):
