@@ -116,8 +116,8 @@ def test_one_child_must_stay(count: int) -> None:
 
 
 def test_images_that_do_not_fit() -> None:
-    with pytest.raises(UsageError, match=r"test_resnet can't take images of \(3, 0, 0\)"):
-        load("test_resnet", pretrained=False, drop_last=1, settings={"image_size": "0"})
+    with pytest.raises(UsageError, match=r"test_maxvit can't take images of \(3, 100, 100\): height"):
+        load("test_maxvit", pretrained=False, drop_last=1, settings={"image_size": "100"})
 
 
 def test_there_is_one_layer() -> None:
