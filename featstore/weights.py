@@ -5,10 +5,11 @@ For plugins whose users bring ``--checkpoint FILE``.
 
 from __future__ import annotations
 
+import argparse
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import SetupError
@@ -106,7 +107,8 @@ def _read(path: Path, trust: bool) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with warnings.catch_warnings():  # what torch warns of, such as an old pickle protocol, is decided below
+        # What torch warns of, such as an old pickle protocol, is decided below.
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except MemoryError:
@@ -122,6 +124,20 @@ def _read(path: Path, trust: bool) -> Any:
             ) from error
         reason = f"{type(error).__name__}: {error}" if trust else type(error).__name__
         raise SetupError(f"{path.name} is no weights file, or is damaged ({reason}).") from error
+
+
+def _harmless() -> list[Any]:
+    """What training scripts keep beside the weights, and what does nothing when it is built: options, numbers, paths.
+
+    Without these, the owners of ordinary checkpoints would be taught to trust every file.
+    """
+    import numpy as np
+
+    numbers = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
+    scalar = np.float64(0).__reduce__()[0]
+    # As files name it that were written with NumPy 2, and with NumPy 1.
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")]
+    return [argparse.Namespace, np.dtype, *numbers, *names, PosixPath, PurePosixPath]
 
 
 def _some(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -148,9 +149,27 @@ def test_code_beside_weights_is_refused_and_runs_only_where_it_is_trusted(tmp_pa
     assert marker.is_dir()
 
 
-def test_options_of_a_training_script_need_trust_too(tmp_path: Path, trained: Weights) -> None:
-    path = as_torch({"model": trained, "args": argparse.Namespace(lr=0.1)}, tmp_path / "weights.pth")
-    with pytest.raises(SetupError, match=r"wants argparse.Namespace to be built"):
+@pytest.mark.parametrize("save", [as_torch, as_old_torch])
+def test_options_and_numbers_of_a_training_script_need_no_trust(
+    tmp_path: Path, trained: Weights, save: Callable[[Any, Path], Path]
+) -> None:
+    options = argparse.Namespace(lr=0.1, loss=np.float64(0.3), data=Path("/data"), seen=np.int64(4), best=np.float32(1))
+    content = {"opt": options, "model": renamed(trained, "module."), "epoch": np.uint8(3)}
+    assert_same(read_weights(save(content, tmp_path / "weights.pth")), trained)
+    marker = tmp_path / "marker"
+    options.hook = Planted(marker)
+    with pytest.raises(SetupError, match=r"wants posix\.mkdir"):
+        read_weights(save(content, tmp_path / "weights.pth"))
+    assert not marker.exists()
+
+
+class Options:
+    """Some code's own class."""
+
+
+def test_classes_of_other_peoples_code_need_trust(tmp_path: Path, trained: Weights) -> None:
+    path = as_torch({"model": trained, "args": Options()}, tmp_path / "weights.pth")
+    with pytest.raises(SetupError, match=r"wants \S+Options to be built"):
         read_weights(path)
     assert_same(read_weights(path, trust=True), trained)
 

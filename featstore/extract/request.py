@@ -83,6 +83,8 @@ class ExtractRequest:
         for words, what in ((self.poolers, "pooler"), (self.layers, "layer"), (self.facets, "facet")):
             if len(set(words)) < len(words):
                 raise UsageError(f"A {what} is given twice: {', '.join(words)}.")
+        if self.trust_checkpoint and self.checkpoint is None:
+            raise UsageError("--trust-checkpoint goes with --checkpoint FILE: it says that you trust that very file.")
         for value, known, flag in ((self.dtype, DTYPES, "--dtype"), (self.amp, AMP, "--amp")):
             if value not in known:
                 raise UsageError(f"{flag} {value!r} isn't one of {', '.join(known)}.{did_you_mean(value, known)}")

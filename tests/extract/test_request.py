@@ -35,6 +35,9 @@ def request(**fields: Any) -> ExtractRequest:
         ({"chunk_rows": 0}, "--chunk-rows"),
         ({"num_workers": -1}, "--num-workers"),
         ({"threads": 0}, "--threads"),
+        ({"drop_last": -1}, "--drop-last"),
+        ({"layers": ("3", "3")}, "twice"),
+        ({"trust_checkpoint": True}, "--trust-checkpoint"),
     ],
 )
 def test_refused(fields: dict[str, Any], words: str) -> None:
@@ -121,7 +124,8 @@ def test_json_round_trip(poolers: Any, modalities: Any, where: Any, settings: An
 def test_the_fingerprint_is_of_the_configuration_whatever_its_order() -> None:
     one = Target("a", "last", None, "mean", {"x": 1, "y": [0.1, "ä"]})
     other = Target("b", "last", None, "mean", {"y": [0.1, "ä"], "x": 1})
-    assert one.fingerprint == other.fingerprint != Target("a", "last", None, "mean", {"x": 2, "y": [0.1, "ä"]}).fingerprint
+    assert one.fingerprint == other.fingerprint
+    assert one.fingerprint != Target("a", "last", None, "mean", {"x": 2, "y": [0.1, "ä"]}).fingerprint
     assert len(one.fingerprint) == 64
     with pytest.raises(ValueError, match="JSON"):
         _ = Target("a", "last", None, "mean", {"x": float("nan")}).fingerprint
