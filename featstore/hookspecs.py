@@ -30,11 +30,14 @@ def featstore_backbones() -> Iterable[BackboneSpec]:
 
 
 @hookspec
-def featstore_resolve_backbone(name: str) -> BackboneSpec | None:
+def featstore_resolve_backbone(name: str, trusted: bool) -> BackboneSpec | None:
     """Backbones of an open family, such as the 1,800 names of ``timm:``.
 
     Called only for names that :func:`featstore_backbones` didn't list. Return None for other providers' names, and
     raise :class:`~featstore.errors.NotFoundError`, with a suggestion, for an unknown name of your own.
+
+    ``trusted`` is False where the name was read from a store, by ``featstore retry``: if a name of yours says which
+    code to run, refuse it then. Leave the argument out if none does.
 
     Example::
 

@@ -18,6 +18,24 @@ _SHOWN = 8
 
 
 # ------------------------------------------------------------------------------------------------- what is inside
+def split_labels(fragment: str | None) -> tuple[str | None, tuple[int, ...] | None]:
+    """A mask's fragment → the part of the file that it names, and the labels that are inside.
+
+    >>> split_labels("axis=2&slice=17&label=1,2"), split_labels("label=3"), split_labels(None)
+    (('axis=2&slice=17', (1, 2)), (None, (3,)), (None, None))
+
+    Raises:
+        InputError: labels that are no whole numbers.
+    """
+    parts = (fragment or "").split("&")
+    labels = [part.removeprefix("label=") for part in parts if part.startswith("label=")]
+    rest = "&".join(part for part in parts if not part.startswith("label=")) or None
+    try:
+        return rest, tuple(int(label) for label in labels[0].split(",")) if labels else None
+    except ValueError:
+        raise InputError(f"#{fragment} of the mask names no label.", hint="give whole numbers: #label=1,2") from None
+
+
 def to_labels(mask: object) -> npt.NDArray[Any]:
     """The one number of each pixel of a decoded mask, (H, W).
 
@@ -45,7 +63,8 @@ def to_labels(mask: object) -> npt.NDArray[Any]:
         mask = mask[:, :, :-1]
     if (mask != mask[:, :, :1]).any():
         raise InputError(
-            "The mask is in colour, and a colour is no label.", hint="save it as a grey image, one number a label"
+            "The mask is in colour, and a colour is no label.",
+            hint="save it as a grey image, one number a label; a palette image stands for its colours",
         )
     labels: npt.NDArray[Any] = mask[:, :, 0]
     return labels

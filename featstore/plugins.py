@@ -249,14 +249,18 @@ class Plugins:
         """
         return self._get(kind, name)
 
-    def backbone(self, name: str) -> BackboneSpec:
-        """The backbone of that name, listed or resolved from an open family (``timm:…``)."""
+    def backbone(self, name: str, *, trusted: bool = True) -> BackboneSpec:
+        """The backbone of that name, listed or resolved from an open family (``timm:…``).
+
+        Args:
+            trusted: the user typed the name; False where it was read from a store, whose word runs no code.
+        """
         if ("backbone", name) in self._duplicates or name in self._registered["backbone"]:
             return self._get("backbone", name)  # type: ignore[no-any-return]
         found: list[tuple[str, BackboneSpec]] = []
         for implementation in self.manager.hook.featstore_resolve_backbone.get_hookimpls():
             try:
-                spec = _call(implementation, name=name)
+                spec = _call(implementation, name=name, trusted=trusted)
                 if spec is not None:
                     _check_type(spec, BackboneSpec, "featstore_resolve_backbone")
                     found.append((implementation.plugin_name, spec))
@@ -279,10 +283,6 @@ class Plugins:
                 hint=f"one of: {', '.join(able)}",
             )
         return spec.load(*arguments)
-
-    def pools_regions(self, text: str) -> bool:
-        """Whether a pooler works inside the inputs' masks."""
-        return "regions" in self._get("pooler", parse_call(text)[0]).accepts
 
     def pooler_revision(self, text: str) -> str:
         """What of a pooler goes into a fingerprint beside its text."""
@@ -362,7 +362,7 @@ def _timed(provider: Provider) -> Iterator[None]:
         provider.seconds += time.perf_counter() - start
 
 
-def _call(implementation: pluggy.HookImpl, **arguments: str) -> Any:
+def _call(implementation: pluggy.HookImpl, **arguments: str | bool) -> Any:
     """Call one plugin's function with those arguments that it takes, as pluggy does."""
     return implementation.function(*(arguments[name] for name in implementation.argnames))
 

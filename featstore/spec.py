@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # type names only: listing plugins must not cost an import of
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
+#: How the axes of what a network gives are laid out: N inputs, C channels, L tokens, H × W positions.
+Format: TypeAlias = Literal["NC", "NLC", "NCHW", "NHWC"]
+
+
 # ------------------------------------------------------------------------------------------------ backbones
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -42,7 +46,7 @@ class Tokens:
     def of(
         cls,
         features: Any,
-        format: Literal["NC", "NLC", "NCHW", "NHWC"],
+        format: Format,
         prefix: int = 0,
         grid: tuple[int, int] | None = None,
     ) -> Tokens:

@@ -157,12 +157,16 @@ class Store:
         return extract(self.path, self.catalog, self.plugins, request, on_progress=on_progress)
 
     def retry(
-        self, run_id: str | None = None, *, on_progress: Callable[[Progress], None] | None = None
+        self,
+        run_id: str | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        trust_run: bool = False,
     ) -> list[ExtractResult]:
         """Try failed inputs again, with the settings that they failed with; see :func:`featstore.extract.retry`."""
         from featstore.extract import retry
 
-        return retry(self.path, self.catalog, self.plugins, run_id, on_progress=on_progress)
+        return retry(self.path, self.catalog, self.plugins, run_id, on_progress=on_progress, trust_run=trust_run)
 
     def errors(self, run_id: str | None = None, *, resolved: bool = False) -> pa.Table:
         """Failed inputs, each as it failed last, with how often it was tried.

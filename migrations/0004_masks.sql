@@ -2,6 +2,8 @@
 ALTER TABLE core.sample ADD COLUMN mask_uri VARCHAR;
 ALTER TABLE core.sample ADD COLUMN mask_size BIGINT;
 ALTER TABLE core.sample ADD COLUMN mask_mtime_ns BIGINT;
+-- SHA-256 of the mask's bytes as they were decoded; NULL until a region was extracted.
+ALTER TABLE core.sample ADD COLUMN mask_hash VARCHAR;
 
 CREATE OR REPLACE VIEW main.samples AS
 SELECT

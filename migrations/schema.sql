@@ -16,7 +16,7 @@ CREATE TABLE core.patient(id INTEGER PRIMARY KEY, patient_id VARCHAR NOT NULL UN
 
 CREATE TABLE core.run(id INTEGER PRIMARY KEY, run_id VARCHAR NOT NULL UNIQUE, kind VARCHAR NOT NULL, state VARCHAR NOT NULL, started_at TIMESTAMP NOT NULL, finished_at TIMESTAMP, done BIGINT DEFAULT(0) NOT NULL, failed BIGINT DEFAULT(0) NOT NULL, request JSON, provenance JSON, CHECK((state IN ('running', 'done', 'abandoned'))));
 
-CREATE TABLE core."sample"(id BIGINT PRIMARY KEY, sample_key VARCHAR NOT NULL UNIQUE, dataset INTEGER NOT NULL, patient INTEGER NOT NULL, visit_id VARCHAR, modality VARCHAR NOT NULL, site VARCHAR, acquired_at TIMESTAMP, uri VARCHAR NOT NULL, size BIGINT, mtime_ns BIGINT, content_hash VARCHAR, "content" INTEGER DEFAULT(1) NOT NULL, attributes MAP(VARCHAR, VARCHAR) NOT NULL, run INTEGER NOT NULL, mask_uri VARCHAR, mask_size BIGINT, mask_mtime_ns BIGINT);
+CREATE TABLE core."sample"(id BIGINT PRIMARY KEY, sample_key VARCHAR NOT NULL UNIQUE, dataset INTEGER NOT NULL, patient INTEGER NOT NULL, visit_id VARCHAR, modality VARCHAR NOT NULL, site VARCHAR, acquired_at TIMESTAMP, uri VARCHAR NOT NULL, size BIGINT, mtime_ns BIGINT, content_hash VARCHAR, "content" INTEGER DEFAULT(1) NOT NULL, attributes MAP(VARCHAR, VARCHAR) NOT NULL, run INTEGER NOT NULL, mask_uri VARCHAR, mask_size BIGINT, mask_mtime_ns BIGINT, mask_hash VARCHAR);
 
 CREATE TABLE core.scheme(id INTEGER PRIMARY KEY, "name" VARCHAR NOT NULL, "version" INTEGER NOT NULL, recipe JSON NOT NULL, run INTEGER NOT NULL, CHECK(("version" >= 1)), FOREIGN KEY (run) REFERENCES core.run(id));
 

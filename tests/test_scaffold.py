@@ -45,7 +45,7 @@ def test_the_files(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_backbone_is_a_few_lines(tmp_path: Path) -> None:
-    code = Path(module(scaffold("backbone", "lab", tmp_path))).read_text()
+    code = Path(module(scaffold("backbone", "ourlab", tmp_path))).read_text()
     body = code[code.index("class Cells") : code.index("@featstore.hookimpl")]
     lines = [line for line in body.splitlines() if line.strip() and line.strip()[0] not in '#"']
     assert len(lines) <= 15
@@ -90,11 +90,11 @@ def test_names_that_cant_be(name: str, why: str, tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "lab").mkdir()
+    (tmp_path / "ourlab").mkdir()
     with pytest.raises(UsageError, match="is there already"):
-        scaffold("pooler", "lab", tmp_path)
+        scaffold("pooler", "ourlab", tmp_path)
     with pytest.raises(NotFoundError, match="There is no folder"):
-        scaffold("pooler", "lab", tmp_path / "nowhere")
+        scaffold("pooler", "ourlab", tmp_path / "nowhere")
     with pytest.raises(UsageError, match="exporter can't be begun so"):
         scaffold("exporter", "other", tmp_path)
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: Noun → the query that lists it.
 LISTS: Mapping[str, str] = {
-    "features": "SELECT name, version, backbone, pooler, dim, dtype, vectors, patients, created_at FROM feature_sets "
-    "ORDER BY name, version",
+    "features": "SELECT name, version, backbone, layer, facet, pooler, dim, dtype, vectors, patients, created_at "
+    "FROM feature_sets ORDER BY name, version",
     "runs": "SELECT run_id, kind, state, done, failed, seconds, started_at FROM runs ORDER BY started_at, run_id",
     "tables": 'SELECT name, version, "rows", label, scheme, created_at, path FROM tables ORDER BY name, version',
     "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY sample_key",

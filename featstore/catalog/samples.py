@@ -16,7 +16,8 @@ from featstore.errors import ConflictError
 if TYPE_CHECKING:
     import duckdb
 
-#: The columns of incoming rows. ``size`` and ``mtime_ns`` are -1 where the file isn't there.
+#: The columns of incoming rows. ``size`` and ``mtime_ns`` are -1 where the file isn't there; ``masks_told`` where this
+#: ingest says which masks there are, so that none is none.
 SCHEMA = pa.schema(
     [
         ("sample_key", pa.string()),
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
         ("mask_uri", pa.string()),
         ("mask_size", pa.int64()),
         ("mask_mtime_ns", pa.int64()),
+        ("masks_told", pa.bool_()),
     ]
 )
 
@@ -67,7 +69,7 @@ class Counts:
 #: A sample's file, or its mask's, differs from the catalog's by size or time; or it has another mask.
 _CHANGED = (
     "(s.size IS DISTINCT FROM i.size OR s.mtime_ns IS DISTINCT FROM i.mtime_ns "
-    "OR (s.mask_uri IS NOT NULL AND i.mask_uri IS NOT NULL AND (s.mask_uri, s.mask_size, s.mask_mtime_ns) "
+    "OR (i.masks_told AND s.mask_uri IS NOT NULL AND (s.mask_uri, s.mask_size, s.mask_mtime_ns) "
     "IS DISTINCT FROM (i.mask_uri, i.mask_size, i.mask_mtime_ns)))"
 )
 _FILLED = (
@@ -154,7 +156,7 @@ def apply(
             "+ row_number() OVER (ORDER BY i.sample_key), i.sample_key, "
             "(SELECT id FROM core.dataset WHERE lower(name) = lower($name)), p.id, i.visit_id, i.modality, i.site, "
             "i.acquired_at, i.uri, i.size, i.mtime_ns, NULL, 1, i.attributes, $run, "
-            "i.mask_uri, i.mask_size, i.mask_mtime_ns "
+            "i.mask_uri, i.mask_size, i.mask_mtime_ns, NULL "
             "FROM incoming i JOIN core.patient p USING (patient_id) "
             "WHERE i.sample_key NOT IN (SELECT sample_key FROM core.sample) ORDER BY i.sample_key",
             {"name": counts.dataset, "run": run},
@@ -166,7 +168,8 @@ def _update_samples(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
         f"CREATE TEMP TABLE changed AS SELECT s.id, s.patient, {_CHANGED} AS other_bytes, i.size, i.mtime_ns, i.uri, "
         "coalesce(s.site, i.site) AS site, coalesce(s.visit_id, i.visit_id) AS visit_id, "
-        "coalesce(s.acquired_at, i.acquired_at) AS acquired_at, i.mask_uri, i.mask_size, i.mask_mtime_ns "
+        "coalesce(s.acquired_at, i.acquired_at) AS acquired_at, i.mask_uri, i.mask_size, i.mask_mtime_ns, "
+        "i.masks_told "
         f"FROM incoming i JOIN core.sample s USING (sample_key) WHERE {_CHANGED} OR {_FILLED}"
     )
     connection.execute(
@@ -175,9 +178,11 @@ def _update_samples(connection: duckdb.DuckDBPyConnection) -> None:
         "content = s.content + c.other_bytes::INTEGER, "
         "content_hash = CASE WHEN c.other_bytes THEN NULL ELSE s.content_hash END FROM changed c WHERE c.id = s.id"
     )
-    connection.execute(  # a mask that isn't named this time is no mask less
-        "UPDATE core.sample s SET mask_uri = c.mask_uri, mask_size = c.mask_size, mask_mtime_ns = c.mask_mtime_ns "
-        "FROM changed c WHERE c.id = s.id AND c.mask_uri IS NOT NULL"
+    connection.execute(
+        "UPDATE core.sample s SET mask_uri = c.mask_uri, mask_size = c.mask_size, mask_mtime_ns = c.mask_mtime_ns, "
+        "mask_hash = CASE WHEN (s.mask_uri, s.mask_size, s.mask_mtime_ns) IS DISTINCT FROM "
+        "(c.mask_uri, c.mask_size, c.mask_mtime_ns) THEN NULL ELSE s.mask_hash END "
+        "FROM changed c WHERE c.id = s.id AND c.masks_told"
     )
     recount(connection, "SELECT DISTINCT patient FROM changed WHERE other_bytes")
     connection.execute("DROP TABLE changed")
@@ -248,6 +253,13 @@ def _check_samples(connection: duckdb.DuckDBPyConnection) -> None:
         "JOIN core.sample s ON s.uri = i.uri AND s.sample_key <> i.sample_key JOIN core.patient p ON p.id = s.patient",
         "{n} file(s) are in the catalog already, as other samples: a file twice could be in train and in test.",
         "ingest them as the data set that they are of, from the same folder",
+    )
+    _refuse(
+        connection,
+        "SELECT DISTINCT s.sample_key, 'is the mask of ' || i.sample_key FROM incoming i "
+        "JOIN core.sample s ON s.uri = regexp_replace(i.mask_uri, '#label=.*$', '')",
+        "{n} file(s) are in the catalog as samples, and would be masks now:",
+        "a store that took masks for images is best made anew, with --mask-layout from the first ingest on",
     )
     for column in ("patient_id", "modality", "site", "visit_id", "acquired_at"):
         old = "p.patient_id" if column == "patient_id" else f"s.{column}"

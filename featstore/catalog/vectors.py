@@ -106,6 +106,29 @@ def contradicted(connection: duckdb.DuckDBPyConnection, reads: pa.Table) -> list
         ).fetchall()
 
 
+def contradicted_masks(connection: duckdb.DuckDBPyConnection, reads: pa.Table) -> list[tuple[int, str, int, int]]:
+    """The same of masks: sample, mask_uri, size and mtime_ns as read."""
+    with registered(connection, reads=reads):
+        return connection.execute(
+            "SELECT r.sample, s.mask_uri, r.mask_size, r.mask_mtime_ns FROM reads r "
+            "JOIN core.sample s ON s.id = r.sample WHERE s.content = r.content AND s.mask_uri = r.mask_uri "
+            "AND s.mask_hash <> r.mask_hash AND r.mask_mtime_ns < s.mask_mtime_ns"
+        ).fetchall()
+
+
+def masks_differ(connection: duckdb.DuckDBPyConnection, planned: pa.Table) -> bool:
+    """Whether samples have other masks by now than a plan's rows say: ``sample, mask_uri``."""
+    with registered(connection, planned=planned.select(["sample", "mask_uri"])):
+        return bool(
+            first(
+                connection.execute(
+                    "SELECT 1 FROM planned p JOIN core.sample s ON s.id = p.sample "
+                    "WHERE s.mask_uri IS DISTINCT FROM p.mask_uri LIMIT 1"
+                )
+            )
+        )
+
+
 def absorb(
     connection: duckdb.DuckDBPyConnection,
     run: int,
@@ -116,25 +139,28 @@ def absorb(
     now: datetime,
     *,
     put_back: Sequence[int] = (),
+    masks_put_back: Sequence[int] = (),
 ) -> int:
     """Put the receipts of some chunks into the catalog, inside the caller's transaction.
 
     Args:
-        reads: ``sample, content, content_hash, size, mtime_ns`` of every input whose bytes were read and decoded;
-            ``content`` is the plan's.
-        vectors: ``sample, feature_set, segment, row`` of every valid vector.
+        reads: ``sample, content, content_hash, size, mtime_ns, mask_uri, mask_hash, mask_size, mask_mtime_ns`` of every
+            input whose bytes were read and decoded; ``content`` and ``mask_uri`` are the plan's, the last three NULL
+            where no mask was read.
+        vectors: ``sample, feature_set, segment, row, regions`` of every valid vector; ``regions`` if it is of a mask.
         failures: ``sample, content, file_state, stage, error, message, failed_at``, one a failed input.
-        put_back: samples whose older-looking bytes are those that the file has now; see :func:`contradicted`.
+        put_back, masks_put_back: samples whose older-looking bytes are those that the file has now; see
+            :func:`contradicted`.
 
     Returns:
         how many samples' contents turned out to have changed, so that older vectors of theirs are stale.
     """
-    connection.execute("CREATE OR REPLACE TEMP TABLE fresh (sample BIGINT, content INTEGER)")
+    connection.execute("CREATE OR REPLACE TEMP TABLE fresh (sample BIGINT, content INTEGER, mask BOOLEAN)")
     with registered(connection, reads=reads, incoming=vectors, failures=failures):
-        changed = _settle_contents(connection, put_back)
+        changed = _settle_contents(connection, put_back, masks_put_back)
         connection.execute(
             "CREATE OR REPLACE TEMP TABLE added AS SELECT i.sample, i.feature_set, i.segment, i.row, f.content "
-            "FROM incoming i JOIN temp.fresh f USING (sample) "
+            "FROM incoming i JOIN temp.fresh f ON f.sample = i.sample AND (f.mask OR NOT i.regions) "
             "WHERE NOT EXISTS (FROM core.vector v WHERE v.feature_set = i.feature_set AND v.sample = i.sample "
             "AND v.content = f.content "
             "AND v.feature_set IN (SELECT DISTINCT feature_set FROM incoming)) ORDER BY i.segment, i.row"
@@ -172,7 +198,9 @@ def _ok(reads: pa.Table, failures: pa.Table) -> int:
     return sum(sample not in failed for sample in reads.column("sample").to_pylist())
 
 
-def _settle_contents(connection: duckdb.DuckDBPyConnection, put_back: Sequence[int]) -> int:
+def _settle_contents(
+    connection: duckdb.DuckDBPyConnection, put_back: Sequence[int], masks_put_back: Sequence[int]
+) -> int:
     """Fill ``temp.fresh`` with the samples whose read bytes are current, with their content's number.
 
     - Unknown hash: the bytes read are what the sample is, unless it was ingested anew since the plan and the file read
@@ -181,31 +209,52 @@ def _settle_contents(connection: duckdb.DuckDBPyConnection, put_back: Sequence[i
     - Another hash: the file changed since somebody read it. What was read last counts; older vectors are stale. The
       later time of the file tells what was read last, unless an older file was put back.
 
+    A mask is told in the same way, and by its name as well; ``mask`` of ``temp.fresh`` says whether it is current.
+
     Returns how many samples' contents changed.
     """
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE settled AS SELECT r.sample, r.content_hash, r.size, r.mtime_ns, CASE "
-        "WHEN s.content_hash = r.content_hash THEN 'same' "
-        "WHEN s.content_hash IS NULL "
-        "AND (s.content = r.content OR (s.size = r.size AND s.mtime_ns = r.mtime_ns)) THEN 'first' "
-        "WHEN s.content_hash IS NOT NULL AND s.content = r.content "
-        "AND (r.mtime_ns >= s.mtime_ns OR list_contains(?, r.sample)) THEN 'changed' "
-        "ELSE 'stale' END AS what FROM reads r JOIN core.sample s ON s.id = r.sample",
-        [list(put_back)],
+    mask = "CASE WHEN r.mask_hash IS NULL OR s.mask_uri IS DISTINCT FROM r.mask_uri THEN 'stale' " + _verdict(
+        "mask_hash", "mask_size", "mask_mtime_ns", "$masks_put_back"
     )
     connection.execute(
-        "UPDATE core.sample s SET content_hash = t.content_hash, size = t.size, mtime_ns = t.mtime_ns, "
-        "content = s.content + (t.what = 'changed')::INTEGER FROM temp.settled t WHERE t.sample = s.id "
-        "AND t.what IN ('first', 'changed')"
+        "CREATE OR REPLACE TEMP TABLE settled AS SELECT r.*, "
+        f"CASE {_verdict('content_hash', 'size', 'mtime_ns', '$put_back')} AS what, {mask} AS of_mask "
+        "FROM reads r JOIN core.sample s ON s.id = r.sample",
+        {"put_back": list(put_back), "masks_put_back": list(masks_put_back)},
+    )
+    connection.execute("DELETE FROM temp.settled WHERE what = 'stale'")
+    connection.execute(
+        "UPDATE core.sample s SET content_hash = t.content_hash, size = t.size, mtime_ns = t.mtime_ns "
+        "FROM temp.settled t WHERE t.sample = s.id AND t.what <> 'same'"
     )
     connection.execute(
-        "INSERT INTO temp.fresh SELECT s.id, s.content FROM core.sample s JOIN temp.settled t ON t.sample = s.id "
-        "WHERE t.what <> 'stale'"
+        "UPDATE core.sample s SET mask_hash = t.mask_hash, mask_size = t.mask_size, mask_mtime_ns = t.mask_mtime_ns "
+        "FROM temp.settled t WHERE t.sample = s.id AND t.of_mask IN ('first', 'changed')"
     )
-    row = first(connection.execute("SELECT count(*) FROM temp.settled WHERE what = 'changed'"))
+    changed = "(t.what = 'changed' OR t.of_mask = 'changed')"
+    connection.execute(
+        f"UPDATE core.sample s SET content = s.content + 1 FROM temp.settled t WHERE t.sample = s.id AND {changed}"
+    )
+    connection.execute(
+        "INSERT INTO temp.fresh SELECT s.id, s.content, t.of_mask <> 'stale' FROM core.sample s "
+        "JOIN temp.settled t ON t.sample = s.id"
+    )
+    row = first(connection.execute(f"SELECT count(*) FROM temp.settled t WHERE {changed}"))
     connection.execute("DROP TABLE temp.settled")
     assert row
     return int(row[0])
+
+
+def _verdict(hash: str, size: str, mtime_ns: str, put_back: str) -> str:
+    """The end of a CASE: what the bytes read are to the sample, ``same``, ``first``, ``changed`` or ``stale``."""
+    return (
+        f"WHEN s.{hash} = r.{hash} THEN 'same' "
+        f"WHEN s.{hash} IS NULL "
+        f"AND (s.content = r.content OR (s.{size} = r.{size} AND s.{mtime_ns} = r.{mtime_ns})) THEN 'first' "
+        f"WHEN s.{hash} IS NOT NULL AND s.content = r.content "
+        f"AND (r.{mtime_ns} >= s.{mtime_ns} OR list_contains({put_back}, r.sample)) THEN 'changed' "
+        "ELSE 'stale' END"
+    )
 
 
 def _resolve_failures(connection: duckdb.DuckDBPyConnection, run: int, now: datetime) -> None:

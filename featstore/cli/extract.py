@@ -93,11 +93,12 @@ def extract(store: Store, settings: tuple[str, ...], as_json: bool, **fields: An
 @click.command()
 @with_store
 @click.argument("run", required=False)
+@click.option("--trust-run", is_flag=True, help="Run code that the run names: a network of your own, a checkpoint's.")
 @json_option
-def retry(store: Store, run: str | None, as_json: bool) -> int:
+def retry(store: Store, run: str | None, trust_run: bool, as_json: bool) -> int:
     """Try failed inputs again, of one RUN or of all, with the settings that they failed with."""
     with progress_bar() as on_progress:
-        results = store.retry(run, on_progress=on_progress)
+        results = store.retry(run, on_progress=on_progress, trust_run=trust_run)
     if as_json:
         print_json([asdict(result) for result in results])
     elif not results:

@@ -104,6 +104,11 @@ def ingest(
     )
     if result.masked:
         note(f"With a mask: {plural(result.masked, 'sample')}.")
+    if result.unclaimed:
+        note(
+            f"{plural(len(result.unclaimed), 'mask')} belong to no sample and were left out, such as "
+            f"{result.unclaimed[0]!r}."
+        )
     if result.unmatched:
         note(
             f"{plural(len(result.unmatched), 'file')} matched no layout and were left out, "

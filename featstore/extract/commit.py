@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 
 #: The columns of what :func:`featstore.catalog.vectors.absorb` takes, with their Arrow types.
-_READS = {"sample": "int64", "content": "int32", "content_hash": "string", "size": "int64", "mtime_ns": "int64"}
-_POINTERS = {"sample": "int64", "feature_set": "int32", "segment": "int32", "row": "int64"}
+_READS = {
+    "sample": "int64", "content": "int32", "content_hash": "string", "size": "int64", "mtime_ns": "int64",
+    "mask_uri": "string", "mask_hash": "string", "mask_size": "int64", "mask_mtime_ns": "int64",
+}  # fmt: skip
+_POINTERS = {"sample": "int64", "feature_set": "int32", "segment": "int32", "row": "int64", "regions": "bool"}
 _FAILURES = {
     "sample": "int64", "content": "int32", "file_state": "string", "stage": "string", "error": "string",
     "message": "string", "failed_at": "timestamp[us]",
@@ -73,11 +76,17 @@ class Committer:
             new = [receipt.chunk for receipt in receipts]
             if new:
                 reads, pointers, failures = _rows(plan, receipts)
-                older = vectors.contradicted(connection, reads)
-                put_back = [sample for sample, uri, size, mtime_ns in older if _is_now(uri, size, mtime_ns)]
-                changed = vectors.absorb(
-                    connection, plan.id, new, reads, pointers, failures, utc_now(), put_back=put_back
+                put_back, masks_put_back = (
+                    [sample for sample, uri, size, mtime_ns in older if _is_now(uri, size, mtime_ns)]
+                    for older in (
+                        vectors.contradicted(connection, reads),
+                        vectors.contradicted_masks(connection, reads),
+                    )
                 )
+                changed = vectors.absorb(
+                    connection, plan.id, new, reads, pointers, failures, utc_now(), put_back=put_back,
+                    masks_put_back=masks_put_back,
+                )  # fmt: skip
             finished = len(have) + len(new) == plan.chunks
             if finished:
                 runs.finish_run(connection, plan.id, "done", utc_now())
@@ -106,16 +115,17 @@ def _rows(plan: Plan, receipts: Iterable[Receipt]) -> tuple[pa.Table, pa.Table, 
     for receipt in receipts:
         at = datetime.fromisoformat(receipt.at)
         rows = plan.rows.slice(receipt.first, len(receipt.read))
-        planned = zip(rows.column("sample").to_pylist(), rows.column("content").to_pylist(), receipt.read, strict=True)
-        for offset, (sample, content, read) in enumerate(planned):
+        columns = [rows.column(name).to_pylist() for name in ("sample", "content")]
+        masks = rows.column("mask_uri").to_pylist() if receipt.masks else [None] * rows.num_rows
+        for offset, (sample, content, mask_uri, read) in enumerate(zip(*columns, masks, receipt.read, strict=True)):
             why, missing = receipt.failed.get(offset, (None, []))
             if why:
                 failures.append((sample, content, why.file_state, why.stage, why.error, why.message, at))
             if read is None:
                 continue
-            reads.append((sample, content, *read))
+            reads.append((sample, content, *read, mask_uri, *receipt.masks.get(offset, (None, None, None))))
             row = receipt.first + offset
-            pointers += [(sample, s.feature_set, s.segment, row) for s in plan.sets if s.name not in missing]
+            pointers += [(sample, s.feature_set, s.segment, row, s.regions) for s in plan.sets if s.name not in missing]
     return _table(reads, _READS), _table(pointers, _POINTERS), _table(failures, _FAILURES)
 
 

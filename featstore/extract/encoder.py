@@ -22,14 +22,6 @@ _FLAGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Pooler:
-    """A pooling function, and whether it pools inside the inputs' masks."""
-
-    pool: PoolFunction
-    regions: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Encoder:
     """A backbone with everything that names its outputs; put on a device only when there is something to do.
 
@@ -41,38 +33,39 @@ class Encoder:
 
     spec: BackboneSpec
     backbone: Backbone
-    poolers: dict[str, Pooler]
+    poolers: dict[str, PoolFunction]
     targets: list[Target]
     device: str
 
     @classmethod
-    def load(cls, plugins: Plugins, request: ExtractRequest, only: Collection[str] | None = None) -> Self:
+    def load(
+        cls, plugins: Plugins, request: ExtractRequest, only: Collection[str] | None = None, *, trusted: bool = True
+    ) -> Self:
         """Load what a request names.
 
         Args:
             only: the feature sets that are wanted of those that the request names; all if None.
+            trusted: the user typed the request, or trusts whoever did; else no code that it names is run.
 
         Raises:
             NotFoundError: no such plugin. SetupError: no weights, or no such device. UsageError: no such layer or
             facet, or an option that the backbone doesn't take. ConflictError: regions of what has none.
         """
-        poolers = {  # cheap, so wrong names fail first
-            text: Pooler(plugins.pooler(text, "tokens", "regions"), plugins.pools_regions(text))
-            for text in request.poolers
-        }
-        spec = plugins.backbone(request.backbone)
+        # Poolers are cheap, so wrong names fail first.
+        poolers = {text: plugins.pooler(text, "tokens", "regions") for text in request.poolers}
+        spec = plugins.backbone(request.backbone, trusted=trusted)
         device = net.choose_device(request.device)
         backbone = load_backbone(spec, request.for_backbone())
-        loads = {r.name: r.spec.load for r in plugins.registered("pooler")}
-        spelled = {text: with_defaults(text, loads[parse_call(text)[0]]) for text in request.poolers}
-        known = {text: (spelled[text], plugins.pooler_revision(text)) for text in request.poolers}
+        specs = {text: plugins.spec("pooler", parse_call(text)[0]) for text in request.poolers}
+        known = {
+            text: (with_defaults(text, pooler.load), str(pooler.revision), "regions" in pooler.accepts)
+            for text, pooler in specs.items()
+        }
         # A first revision is left unsaid: to install a plugin with one more reader makes no new versions.
         readers = {r.name: r.spec.revision for r in plugins.registered("reader") if r.spec.revision != "1"}
         wanted = targets(request, spec, backbone, net.weights_digest(backbone.module), known, readers)
         encoder = cls(spec, backbone, poolers, [t for t in wanted if only is None or t.name in only], device)
-        if any(poolers[target.pooler].regions for target in encoder.targets) and not hasattr(
-            backbone.transform, "mask"
-        ):
+        if any(target.regions for target in encoder.targets) and not hasattr(backbone.transform, "mask"):
             raise ConflictError(
                 f"{spec.name} can't pool inside masks: its transform has no method that does to a mask what it does "
                 "to the image."
@@ -99,9 +92,8 @@ class Encoder:
 
     def way(self, target: Target | PlannedSet) -> Way:
         """How a feature set's vectors come out of the network."""
-        pooler = self.poolers[target.pooler]
         layer = target.layer if target.facet is None else f"{target.layer}.{target.facet}"
-        return Way(layer, pooler.pool, pooler.regions)
+        return Way(layer, self.poolers[target.pooler], target.regions)
 
     def shapes(self, frozen: Frozen, names: Collection[str]) -> dict[str, tuple[int, ...]]:
         """The shape of one row of the named feature sets.
@@ -123,7 +115,8 @@ class _Watched(BackboneRequest):
 
     def __getattribute__(self, name: str) -> Any:
         if name in _FLAGS or name == "pretrained":
-            object.__getattribute__(self, "seen").add(name)
+            # A copy that the backbone makes, for another backbone, has none: copying has looked at everything.
+            object.__getattribute__(self, "__dict__").get("seen", set()).add(name)
         return object.__getattribute__(self, name)
 
 

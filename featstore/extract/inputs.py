@@ -13,6 +13,7 @@ import numpy as np
 
 from featstore.errors import InputError, NotFoundError, PluginError, SetupError
 from featstore.keys import split_fragment
+from featstore.masks import split_labels
 from featstore.plugins import Plugins
 from featstore.spec import Source
 
@@ -45,27 +46,29 @@ def file_state(path: str | Path) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
 
+def input_state(uri: str, mask_uri: str | None) -> str:
+    """What changes when an input's file or its mask is mended, or named."""
+    mask = "none" if mask_uri is None else f"{mask_uri}:{file_state(split_fragment(mask_uri)[0])}"
+    return f"{file_state(split_fragment(uri)[0])}|{mask}"
+
+
 def is_state(state: str, uri: str, mask_uri: str | None) -> bool:
-    """Whether an input's file, and its mask's where that had failed, are still what they were."""
-    image, mark, _ = state.partition("|")
-    found = file_state(split_fragment(uri)[0])
-    return state == (f"{found}|{_mask_state(mask_uri)}" if mark else found) and bool(image)
-
-
-def _mask_state(mask_uri: str | None) -> str:
-    return "none" if mask_uri is None else f"{mask_uri}:{file_state(split_fragment(mask_uri)[0])}"
+    """Whether an input's file, and its mask where that mattered, are still what they were when they failed."""
+    return state == (input_state(uri, mask_uri) if "|" in state else file_state(split_fragment(uri)[0]))
 
 
 class Read(NamedTuple):
     """What is known of the bytes that were read, beside the tensor; of no meaning where there is a failure.
 
-    ``mask_failure`` says why there is no mask, where one was needed: vectors of the whole image can still be made.
+    ``mask`` is hash, size and mtime_ns of the mask that was read; ``mask_failure`` says why there is none, where one
+    was needed: vectors of the whole image can still be made.
     """
 
     content_hash: str = ""
     size: int = -1
     mtime_ns: int = -1
     failure: Failure | None = None
+    mask: tuple[str, int, int] | None = None
     mask_failure: Failure | None = None
 
 
@@ -139,12 +142,12 @@ class Inputs:
             return Item(values, read)
         mask_uri = self.masks[row].as_py()
         try:
-            return Item(values, read, self._mask(mask_uri, decoded))
+            mask, of_mask = self._mask(mask_uri, decoded)
+            return Item(values, read._replace(mask=of_mask), mask)
         except Exception as error:
             if fault := self._fault(error, mask_uri or path):
                 return Item(fault)
-            state = f"{file_state(path)}|{_mask_state(mask_uri)}"
-            return Item(values, read._replace(mask_failure=_failure("mask", error, state)))
+            return Item(values, read._replace(mask_failure=_failure("mask", error, input_state(uri, mask_uri))))
 
     def _decoded(self, source: Source) -> Any:
         try:
@@ -153,23 +156,19 @@ class Inputs:
             raise SetupError(error.message, hint="give --plugin, or install the plugin that has it") from error
         return reader.read(source)
 
-    def _mask(self, uri: str | None, image: Any) -> np.ndarray[Any, Any]:
-        """The mask of an image, by the image's own geometry: float32 (height, width) of 0…1."""
+    def _mask(self, uri: str | None, image: Any) -> tuple[np.ndarray[Any, Any], tuple[str, int, int]]:
+        """The mask of an image, by the image's own geometry: float32 (height, width) of 0…1; and what was read."""
         if uri is None:
             raise InputError("the sample has no mask")
         path, fragment = split_fragment(uri)
-        parts = (fragment or "").split("&")
-        labels = [part.removeprefix("label=") for part in parts if part.startswith("label=")]
-        rest = "&".join(part for part in parts if not part.startswith("label=")) or None
-        decoded = self._decoded(Source(path, rest))
-        try:
-            wanted = tuple(int(label) for label in labels[0].split(",")) if labels else None
-        except ValueError:
-            raise InputError(f"#{fragment} of the mask names no label: give whole numbers, #label=1,2") from None
-        mask = np.asarray(self.transform.mask(decoded, size=image.shape[:2], labels=wanted), np.float32)  # type: ignore[attr-defined]
+        rest, labels = split_labels(fragment)
+        source = Source(path, rest)
+        decoded = self._decoded(source)
+        mask = np.asarray(self.transform.mask(decoded, size=image.shape[:2], labels=labels), np.float32)  # type: ignore[attr-defined]
         if mask.shape != self.shape[-2:] or not mask.any():
             raise InputError(f"the mask became {mask.shape} with {np.count_nonzero(mask)} pixels inside")
-        return mask
+        read = _read(source)
+        return mask, (read.content_hash, read.size, read.mtime_ns)
 
     def _fault(self, error: Exception, path: str) -> Fault | None:
         """What stops the run, if an error is that: the machine's fault or a plugin's, not the input's."""

@@ -31,6 +31,7 @@ class Receipt:
     Attributes:
         chunk: its number; ``first`` is the plan's row that it starts with.
         read: by row, [content hash, size, mtime_ns] or None where the input failed before it was decoded.
+        masks: row within the chunk → hash, size and mtime_ns of the mask that was read.
         failed: row within the chunk → why, and which feature sets lack it (all where the input itself failed).
         at: when, ISO 8601, UTC.
     """
@@ -40,6 +41,7 @@ class Receipt:
     read: list[tuple[str, int, int] | None] = field(default_factory=list)
     failed: dict[int, tuple[Failure, list[str]]] = field(default_factory=dict)
     at: str = ""
+    masks: dict[int, tuple[str, int, int]] = field(default_factory=dict)
 
     def write(self, run: RunFolder) -> None:
         """Write the receipt into the run's journal, atomically."""
@@ -49,6 +51,8 @@ class Receipt:
         """The receipt as JSON; :meth:`parse` reads it back."""
         failed = [[row, *failure, sets] for row, (failure, sets) in sorted(self.failed.items())]
         value = {"chunk": self.chunk, "first": self.first, "at": self.at, "read": self.read, "failed": failed}
+        if self.masks:
+            value["masks"] = [[row, *mask] for row, mask in sorted(self.masks.items())]
         return json.dumps(value, separators=(",", ":"))
 
     @classmethod
@@ -57,7 +61,8 @@ class Receipt:
         value = json.loads(text)
         failed = {row: (Failure(*why), sets) for row, *why, sets in value["failed"]}
         read = [None if item is None else (str(item[0]), int(item[1]), int(item[2])) for item in value["read"]]
-        return cls(value["chunk"], value["first"], read, failed, value["at"])
+        masks = {int(row): (str(hash), int(size), int(time)) for row, hash, size, time in value.get("masks", ())}
+        return cls(value["chunk"], value["first"], read, failed, value["at"], masks)
 
 
 def receipts(run: RunFolder) -> set[int]:

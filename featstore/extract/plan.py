@@ -48,6 +48,7 @@ class PlannedSet:
     dtype: str
     fingerprint: str
     facet: str | None = None
+    regions: bool = False
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -77,6 +78,11 @@ class Plan:
     sets: list[PlannedSet]
     frozen: Frozen
     rows: pa.Table
+
+    @property
+    def regions(self) -> bool:
+        """Whether any of its sets is of the inputs' masks."""
+        return any(planned.regions for planned in self.sets)
 
     @property
     def chunks(self) -> int:
@@ -272,6 +278,7 @@ def _plan(
             PlannedSet(
                 feature_set.name, feature_set.version, feature_set.id, segment, path, target.layer, target.pooler,
                 feature_set.shape, feature_set.dtype, feature_set.fingerprint, target.facet,
+                target.regions,
             )
         )  # fmt: skip
     run.save_rows("plan", rows)

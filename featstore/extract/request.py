@@ -78,6 +78,7 @@ class ExtractRequest:
             object.__setattr__(self, several, _several(getattr(self, several)))
         if self.checkpoint is not None:
             object.__setattr__(self, "checkpoint", str(Path(self.checkpoint).absolute()))
+        object.__setattr__(self, "backbone", _anchored(self.backbone))
         if not self.poolers:
             raise UsageError("An extraction needs at least one --pooler.")
         for words, what in ((self.poolers, "pooler"), (self.layers, "layer"), (self.facets, "facet")):
@@ -143,6 +144,17 @@ def _several(values: str | Sequence[str]) -> tuple[str, ...]:
     return (values,) if isinstance(values, str) else tuple(values)
 
 
+def _anchored(backbone: str) -> str:
+    """A backbone whose name begins with a Python file, which is to be found from elsewhere too, as a checkpoint is.
+
+    >>> _anchored("timm:resnet18"), _anchored("torch:/home/me/nets.py:Net")
+    ('timm:resnet18', 'torch:/home/me/nets.py:Net')
+    """
+    provider, colon, rest = backbone.partition(":")
+    file, mark, more = rest.partition(".py:")
+    return f"{provider}:{Path(file + '.py').expanduser().absolute()}:{more}" if colon and mark else backbone
+
+
 def _layer_word(layer: str) -> str:
     """What a layer is called in a name: a number can't begin with a minus there, and says little alone.
 
@@ -180,13 +192,17 @@ def with_defaults(pooler: str, load: Callable[..., Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One feature set that an extraction fills: its name and everything that makes its vectors what they are."""
+    """One feature set that an extraction fills: its name and everything that makes its vectors what they are.
+
+    ``regions``: they are of the inputs' masks.
+    """
 
     name: str
     layer: str
     facet: str | None
     pooler: str
     config: Mapping[str, Json]
+    regions: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -200,14 +216,14 @@ def targets(
     spec: BackboneSpec,
     backbone: Backbone,
     weights: str,
-    poolers: Mapping[str, tuple[str, str]],
+    poolers: Mapping[str, tuple[str, str, bool]],
     readers: Mapping[str, str],
 ) -> list[Target]:
     """The feature sets that a request asks for.
 
     Args:
         weights: the digest of the network's state dict.
-        poolers: pooler → the same with its defaults filled in, and its plugin's revision.
+        poolers: pooler → the same with its defaults filled in, its plugin's revision, whether it pools regions.
         readers: reader → its revision, where that isn't the first.
 
     Raises:
@@ -234,7 +250,7 @@ def targets(
             config["drop_last"] = request.drop_last
         if readers:
             config["readers"] = dict(readers)
-        found.append(Target(name, layer, facet, pooler, config))
+        found.append(Target(name, layer, facet, pooler, config, poolers[pooler][2]))
     for target in found:
         if same := [o.name for o in found if o is not target and o.fingerprint == target.fingerprint]:
             raise UsageError(

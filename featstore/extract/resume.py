@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from featstore.catalog import runs
+from featstore.catalog import runs, vectors
 from featstore.catalog.connection import Catalog
 from featstore.errors import BusyError, CorruptError
 from featstore.extract import journal
@@ -43,7 +43,7 @@ def resume(store: Path, catalog: Catalog, request: ExtractRequest, encoder: Enco
         sets = {(planned.name, planned.fingerprint) for planned in plan.sets}
         if not sets & encoder.makes or Committer(catalog, plan).commit():
             continue
-        if sets <= encoder.makes and _alike(plan.run.facts()["request"], request):
+        if sets <= encoder.makes and _alike(plan.run.facts()["request"], request) and not _masks_moved(catalog, plan):
             locks.enter_context(lock.pop_all())
             _note_resumption(plan, encoder)
             plans.append(plan)
@@ -135,6 +135,14 @@ def _take(run: RunFolder, turn: ExitStack, lock: ExitStack, wait_s: float | None
     except BusyError:
         return False
     return True
+
+
+def _masks_moved(catalog: Catalog, plan: Plan) -> bool:
+    """Whether the plan's masks aren't those of its samples any more."""
+    if not plan.regions:
+        return False
+    with catalog.read() as connection:
+        return vectors.masks_differ(connection, plan.rows)
 
 
 def _makes_any(run: RunFolder, wanted: Collection[tuple[str, str]]) -> bool:

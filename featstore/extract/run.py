@@ -77,6 +77,7 @@ def extract(
     on_progress: Callable[[Progress], None] | None = None,
     only: pa.Table | None = None,
     expected: Mapping[str, str] | None = None,
+    trusted: bool = True,
 ) -> ExtractResult:
     """Make every vector that is pending, and only those.
 
@@ -84,6 +85,7 @@ def extract(
         only: a table of ``sample_key`` to keep to, instead of the request's condition; what failed before is tried
             again then.
         expected: the feature sets to make, of those that the request names, and the fingerprint that each must have.
+        trusted: the user typed the request, or trusts whoever did; else no code that it names is run.
 
     Raises:
         NotFoundError: a plugin, or no sample matches. SqlError: the condition. SetupError: the environment's fault.
@@ -94,7 +96,7 @@ def extract(
     if chosen is None and request.where is not None:
         chosen = sandbox.predicate(catalog, "samples", "sample_key", request.where, "--where")
     _require_samples(catalog, request, chosen)
-    encoder = Encoder.load(plugins, request, expected)
+    encoder = Encoder.load(plugins, request, expected, trusted=trusted)
     for target in encoder.targets:
         if expected is not None and expected[target.name] != target.fingerprint:
             raise ConflictError(
@@ -182,7 +184,7 @@ class _Extraction:
         with self.catalog.read() as connection:
             roots = tuple(vectors.dataset_roots(connection))
         network, backbone = encoder.network(plan.frozen), encoder.backbone
-        masks = plan.rows.column("mask_uri") if any(encoder.way(s).regions for s in plan.sets) else None
+        masks = plan.rows.column("mask_uri") if plan.regions else None
         shape = tuple(backbone.input_shape)
         inputs = Inputs(plan.rows.column("uri"), backbone.transform, shape, self.plugins, roots, masks)
         committer = Committer(self.catalog, plan)

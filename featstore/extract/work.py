@@ -14,7 +14,7 @@ from featstore.arrays import SegmentLayout, storable, write_chunk
 from featstore.errors import PluginError, SetupError
 from featstore.extract import journal
 from featstore.extract.encoder import Encoder
-from featstore.extract.inputs import Batch, Failure, Inputs, file_state
+from featstore.extract.inputs import Batch, Failure, Inputs, file_state, input_state
 from featstore.extract.journal import Receipt
 from featstore.extract.network import Network, Way
 from featstore.extract.plan import Plan, PlannedSet
@@ -97,6 +97,8 @@ class _Chunk:
                 self.receipt.failed[row] = (item.failure, everything)
             elif item.mask_failure:
                 self.receipt.failed[row] = (item.mask_failure, of_masks)
+            if item.mask:
+                self.receipt.masks[row] = item.mask
             self.receipt.read.append(None if item.failure else (item.content_hash, item.size, item.mtime_ns))
         decoded = np.array([item.failure is None for item in batch.read], bool)
         masked = decoded & [item.mask_failure is None for item in batch.read]
@@ -114,10 +116,12 @@ class _Chunk:
         return sum(start <= row for row in self.receipt.failed)
 
     def _note_non_finite(self, row: int, part: _Part) -> None:
-        path, _ = split_fragment(self.plan.rows.column("uri")[self.receipt.first + row].as_py())
+        (planned,) = self.plan.rows.slice(self.receipt.first + row, 1).to_pylist()
+        uri, mask_uri = planned["uri"], planned.get("mask_uri")
+        state = input_state(uri, mask_uri) if part.regions else file_state(split_fragment(uri)[0])
         message = f"the vector is not finite as {part.layout.dtype}"
         # A mask that is wrong was found first, and is the first thing to mend.
-        why, names = self.receipt.failed.get(row, (Failure("vector", "NonFinite", message, file_state(path)), []))
+        why, names = self.receipt.failed.get(row, (Failure("vector", "NonFinite", message, state), []))
         self.receipt.failed[row] = (why, [*names, part.planned.name])
 
     def finish(self) -> None:

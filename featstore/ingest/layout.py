@@ -11,7 +11,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Literal, Self
@@ -136,11 +136,15 @@ class Scan:
         found: the files that a layout matched, in path order.
         unmatched: files that no layout matched, in path order.
         label_type: how labels come back.
+        masks_told: it was said where masks are, so that a sample without one has none.
+        unclaimed: masks that belong to no sample.
     """
 
     found: list[Found]
     unmatched: list[str]
     label_type: LabelType | None
+    masks_told: bool = False
+    unclaimed: list[str] = field(default_factory=list)
 
 
 def scan(root: Path, layouts: Sequence[Layout], mask_layout: str | None = None) -> Scan:
@@ -190,16 +194,24 @@ def _add_masks(scan: Scan, template: str, stats: Mapping[str, tuple[int, int]]) 
         folder, _, name = item.path.rpartition("/")
         words = item.fields | {"folder": folder or ".", "stem": name.rpartition(".")[0] or name}
         looked_for[item.path] = posixpath.normpath(fill(template, words, "--mask-layout"))
-    masks = {path for path in looked_for.values() if split_fragment(path)[0] in stats}
-    files = {split_fragment(path)[0] for path in masks}
-    if own := next((path for path, mask in looked_for.items() if path == split_fragment(mask)[0]), None):
-        raise UsageError(f"--mask-layout {template!r} makes {own!r} its own mask.")
+    file_of = {path: split_fragment(mask)[0] for path, mask in looked_for.items()}
+    masks = {mask for path, mask in looked_for.items() if file_of[path] in stats and file_of[path] != path}
+    files = {split_fragment(mask)[0] for mask in masks}
     if not masks:
         first, mask = next(iter(looked_for.items()))
+        if file_of[first] == first:
+            raise UsageError(f"--mask-layout {template!r} makes {first!r} its own mask.")
         raise UsageError(
             f"--mask-layout {template!r} finds no mask: that of {first!r} would be {mask!r}, which isn't there.",
             hint="write it from the folder that you give; {folder} and {stem} are those of the sample's file",
         )
+    # Also what would be the mask of an image that isn't there: it is no image either. {folder} may be of any depth.
+    # A template that says this of images with masks, too, can't tell.
+    pattern = Layout.parse(template.partition("#")[0].replace("{folder}/..", "**").replace("{folder}", "**"))
+    if not any(pattern.match(path) for path, mask in looked_for.items() if mask in masks and path not in files):
+        scan.unclaimed = [path for path in stats if path not in files and pattern.match(path) is not None]
+        files.update(scan.unclaimed)
+    scan.masks_told = True
     scan.found = [item for item in scan.found if item.path not in files]
     scan.unmatched = [path for path in scan.unmatched if path not in files]
     for item in scan.found:

@@ -61,7 +61,7 @@ def read_manifest(
             f"(looked for below {base}).",
             hint="correct the paths, give --root FOLDER, or --allow-missing to record them as failures",
         )
-    return Scan(found, [], label_type)
+    return Scan(found, [], label_type, masks_told="mask_uri" in rows.column_names)
 
 
 def _stat(base: Path, text: str) -> tuple[str, int, int]:

@@ -39,6 +39,7 @@ class IngestResult:
         missing: samples of this data set that the catalog knows and this ingest did not see.
         unmatched: files that no layout matched.
         masked: samples of this ingest that have a mask.
+        unclaimed: masks, by --mask-layout, that belong to no sample; they were left out.
         lookalikes: patients of this ingest and others whose ids look alike ("007" and "7"): the first 20 pairs.
         known_elsewhere: patients new to this data set of whom others have samples; they may be other people.
         known_such_as: the first five of them.
@@ -57,6 +58,7 @@ class IngestResult:
     known_elsewhere: int = 0
     known_such_as: list[str] = field(default_factory=list)
     masked: int = 0
+    unclaimed: list[str] = field(default_factory=list)
 
 
 def add_samples(
@@ -101,6 +103,7 @@ def add_samples(
         result = IngestResult(
             dataset, None, counts.added, counts.changed, counts.unchanged, counts.patients_added, counts.missing,
             scan.unmatched, modalities, masked=sum(item.mask is not None for item in scan.found),
+            unclaimed=scan.unclaimed,
         )  # fmt: skip
         with registered(connection, incoming=rows):
             patients = "SELECT patient_id FROM incoming"
@@ -123,7 +126,7 @@ def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: 
     import pyarrow as pa
 
     parts = [
-        _part(scan.found[start : start + PART], scan.label_type, root, dataset, template, modality)
+        _part(scan.found[start : start + PART], scan, root, dataset, template, modality)
         for start in range(0, len(scan.found), PART)
     ]
     return pa.concat_tables(parts)
@@ -131,7 +134,7 @@ def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: 
 
 def _part(
     found: Sequence[Found],
-    label_type: LabelType | None,
+    scan: Scan,
     root: Path,
     dataset: str,
     template: str | None,
@@ -169,15 +172,16 @@ def _part(
         columns["uri"].append(_uri(root, item.path))
         columns["size"].append(item.size)
         columns["mtime_ns"].append(item.mtime_ns)
-        columns["label"].append(_label(fields.get("label"), label_type, item))
+        columns["label"].append(_label(fields.get("label"), scan.label_type, item))
         columns["acquired_at"].append(_time(fields.get("acquired_at"), item))
         for name in ("patient_id", "modality", "site", "visit_id", "split"):
             columns[name].append(fields.get(name) or None)
         columns["mask_uri"].append(_uri(root, item.mask.path) if item.mask else None)
         columns["mask_size"].append(item.mask.size if item.mask else None)
         columns["mask_mtime_ns"].append(item.mask.mtime_ns if item.mask else None)
+        columns["masks_told"].append(scan.masks_told)
         columns["attributes"].append(sorted((k, v) for k, v in fields.items() if k not in FIELDS))
-    columns["label_type"] = [None if label is None else (label_type or "str") for label in columns["label"]]
+    columns["label_type"] = [None if label is None else (scan.label_type or "str") for label in columns["label"]]
     return pa.table(columns, schema=catalog.SCHEMA)
 
 

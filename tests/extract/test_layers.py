@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,3 +101,13 @@ def test_what_is_looked_at_is_not_refused() -> None:
 
     spec = BackboneSpec("lab:x", load=load)
     assert load_backbone(spec, BackboneRequest("lab:x", False, settings={"scale": "2"}, seed=3)) == ("2", 3)  # type: ignore[comparison-overlap]
+
+
+def test_a_backbone_may_hand_its_request_on() -> None:
+    """As one that wraps another does; copying has looked at everything."""
+
+    def load(request: BackboneRequest) -> Any:
+        return replace(request, name="lab:other").settings["scale"]
+
+    spec = BackboneSpec("lab:x", load=load)
+    assert load_backbone(spec, BackboneRequest("lab:x", checkpoint=Path("w.pt"), settings={"scale": "2"})) == "2"  # type: ignore[comparison-overlap]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def test_a_mended_mask_is_tried_again_and_an_untouched_one_is_not(lab: Any) -> N
     np.testing.assert_allclose(vectors(lab, "s.inside")[lab.key(0)], expected(lab, 0, np.s_[:3]), rtol=1e-5)
     write_mask(lab, 3, np.s_[:1])
     assert ingest(lab).masked == 4
-    assert lab.extract(**BOTH).done == 2  # 0 as well: ingest sees that its mask is another since the last ingest
+    assert lab.extract(**BOTH).done == 1
     assert len(lab.vectors("s.inside")) == 4
     assert lab.failures() == {}
 
@@ -121,6 +122,118 @@ def test_masks_stay_when_they_are_not_named(lab: Any) -> None:
     again = lab.store.ingest(lab.data, layouts=["{patient_id}/{modality}/?????.lab"])
     assert (again.added, again.changed, again.masked) == (0, 0, 0)
     assert lab.extract(**BOTH).done == 3
+
+
+def test_a_mask_that_is_gone_is_none(lab: Any) -> None:
+    lab.extract(**BOTH)
+    lab.path(1).with_name("00001_mask.lab").unlink()
+    changed = ingest(lab)
+    assert (changed.changed, changed.masked) == (1, 2)
+    assert lab.key(1) not in lab.vectors("s.inside")
+    assert lab.extract(**BOTH).failed == 1
+    assert lab.failures()[lab.key(1)][0] == "mask"
+    assert set(lab.vectors("s.mean")) == {lab.key(number) for number in range(4)}
+
+
+def test_a_mask_edited_in_its_place_makes_older_regions_stale(lab: Any) -> None:
+    """Nobody ingests anew: the next extraction that reads the mask notices, as it does with images."""
+    lab.extract(**BOTH)
+    write_mask(lab, 1, np.s_[5:])
+    lab.extract("t", backbone="lab:blocks", poolers=("inside",), layers=("0",))
+    assert lab.key(1) not in lab.vectors("s.inside")
+    assert lab.extract(**BOTH).done == 1
+    np.testing.assert_allclose(vectors(lab, "s.inside")[lab.key(1)], expected(lab, 1, np.s_[5:]), rtol=1e-5)
+    assert len(lab.vectors("t")) == 3
+
+
+def test_an_older_mask_put_back_is_the_mask(lab: Any) -> None:
+    lab.extract(**BOTH)
+    path = write_mask(lab, 1, np.s_[5:])
+    os.utime(path, ns=(1, 1))
+    lab.extract("t", backbone="lab:blocks", poolers=("inside",), layers=("0",))
+    assert lab.key(1) in lab.vectors("t")
+    assert lab.key(1) not in lab.vectors("s.inside")
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_killed_and_gone_on_with_it_is_as_if_nothing_had_been(make_lab: Callable[..., Any], keep: int) -> None:
+    labs = [masked(make_lab, 20, name) for name in ("killed", "calm")]
+    labs[0].begun("s", keep=keep, **BOTH)
+    results = [lab.extract(**BOTH) for lab in labs]
+    assert results[0].resumed
+    assert labs[0].vectors("s.inside") == labs[1].vectors("s.inside")
+    assert labs[0].chunks("s.inside") == labs[1].chunks("s.inside")
+    assert len(labs[0].vectors("s.inside")) == 20
+
+
+def test_masks_that_change_while_a_run_is_dead_are_not_served(make_lab: Callable[..., Any]) -> None:
+    lab = masked(make_lab, 14, "lab").begun("s", keep=1, **BOTH)
+    for number in range(14):
+        write_mask(lab, number, np.s_[6:], 7)
+    assert ingest(lab).changed == 14  # absorbs what the dead run had finished, which is of the older masks
+    assert lab.vectors("s.inside") == {}
+    while lab.extract(**BOTH).done:
+        pass
+    found = vectors(lab, "s.inside")
+    assert len(found) == 14
+    for number in range(14):
+        np.testing.assert_allclose(found[lab.key(number)], expected(lab, number, np.s_[6:]), rtol=1e-5)
+
+
+def test_other_mask_files_end_a_dead_run(make_lab: Callable[..., Any]) -> None:
+    lab = masked(make_lab, 14, "lab").begun("s", keep=1, **BOTH)
+    for number in range(14):
+        old = lab.path(number).with_name(f"{number:05}_mask.lab")
+        write_mask(lab, number, np.s_[6:]).rename(old.with_name(f"{number:05}_new.lab"))
+    again = lab.store.ingest(
+        lab.data, layouts=["{patient_id}/{modality}/?????.lab"], mask_layout="{folder}/{stem}_new.lab"
+    )
+    assert again.changed == 14
+    assert lab.extract(**BOTH).resumed == []
+    found = vectors(lab, "s.inside")
+    assert len(found) == 14
+    for number in range(14):
+        np.testing.assert_allclose(found[lab.key(number)], expected(lab, number, np.s_[6:]), rtol=1e-5)
+
+
+def test_a_mask_that_is_corrected_while_its_run_works_is_not_served(make_lab: Callable[..., Any]) -> None:
+    lab = masked(make_lab, 8, "lab")
+
+    def correct(progress: Any) -> None:
+        if progress.done == 4:
+            write_mask(lab, 0, np.s_[6:])
+            assert ingest(lab).changed == 1
+
+    lab.extract(**BOTH, on_progress=correct)
+    assert lab.key(0) not in lab.vectors("s.inside")
+    assert lab.key(0) in lab.vectors("s.mean")  # the image is what it was
+    assert lab.extract(**BOTH).done == 1
+    np.testing.assert_allclose(vectors(lab, "s.inside")[lab.key(0)], expected(lab, 0, np.s_[6:]), rtol=1e-5)
+
+
+def test_masks_without_an_image_are_no_images(make_lab: Callable[..., Any]) -> None:
+    lab = masked(make_lab, 3, "lab")
+    lab.path(0).unlink()
+    found = ingest(lab)
+    assert found.unclaimed == ["p000/A/00000_mask.lab"]
+    assert len(lab.sql("FROM samples")) == 3
+
+
+def test_masks_that_were_taken_for_images_are_noticed(make_lab: Callable[..., Any]) -> None:
+    lab = make_lab(2)
+    write_mask(lab, 0, np.s_[6:])
+    lab.ingest()
+    with pytest.raises(ConflictError, match=r"1 file\(s\) are in the catalog as samples, and would be masks"):
+        ingest(lab)
+
+
+def masked(make_lab: Callable[..., Any], inputs: int, name: str) -> Any:
+    lab = make_lab(0, name)
+    for number in range(inputs):
+        lab.write(number)
+        write_mask(lab, number, np.s_[: 1 + number % 7])
+    ingest(lab)
+    return lab
 
 
 def test_a_manifest_names_masks_and_labels(make_lab: Callable[..., Any]) -> None:

@@ -483,7 +483,7 @@ def test_names() -> None:
         ("tiny", {"pretrained": None}, UsageError, "none, to open_clip's knowledge"),
         ("ViT-B-32/openai", {"pretrained": True, "checkpoint": Path("x")}, UsageError, "not both"),
         ("ViT-B-32/openai", {"pretrained": None}, SetupError, "the model hub can't be reached .HF_HUB_OFFLINE is set"),
-        ("roberta-ViT-B-32", {}, SetupError, "can't be built: what it needs isn't in the local cache"),
+        ("roberta-ViT-B-32", {}, SetupError, "can't be had: what it needs isn't in the local cache"),
         ("tiny", {"settings": {"input": "texts"}}, UsageError, "Did you mean 'text'"),
         ("tiny", {"settings": {"imput": "text"}}, UsageError, "Did you mean 'input'"),
         ("tiny", {"settings": {"imagesize": "32"}}, UsageError, "Did you mean 'image_size'"),
@@ -536,5 +536,7 @@ def test_images_and_texts_of_a_store_in_one_space(tmp_path: Path) -> None:
         found = store.sql(f'select vector from vectors."{name}" order by patient_id').to_pandas()
         np.testing.assert_allclose(np.stack(found["vector"]), rows.numpy(), rtol=1e-4, atol=1e-5)
     failures = store.sql("select modality, message from failures").to_pandas()
-    message = "The model was loaded for texts, and the input is ndarray."
+    message = (
+        "The model was loaded for texts, and the input is ndarray. Next: without --set input=text it takes images."
+    )
     assert failures.to_numpy().tolist() == [["photo", message]] * 2
