@@ -40,6 +40,8 @@ _CHOICES = {
 }
 # ITU-R BT.601 luma, which Pillow and torchvision use for RGB → grey.
 _REC601 = (0.299, 0.587, 0.114)
+# 16-bit pixels that are all below this use 12 bits at most, as scanners do: taken for 16, they are nearly constant.
+_FAINT = 4096
 # A 1 × 100,000 strip, its short side brought to 256, would need 6.5 gigapixels.
 _MAX_RESIZED = 2**26
 
@@ -60,7 +62,8 @@ class ImageTransform:
             ``squash`` resizes both sides and loses the aspect ratio; ``border`` brings the longer side to
             size and pads with ``mean``.
         channels: what the network takes.
-        range: which pixel values become 0 and 1. ``dtype``: 0…255 for uint8, 0…65535 for uint16, refused
+        range: which pixel values become 0 and 1. ``dtype``: 0…255 for uint8, 0…65535 for uint16 (an image whose
+            brightest pixel is below 4096 is refused: it is 12-bit data, and would be all but black), refused
             for other dtypes; ``minmax``: the image's own darkest and brightest pixel, over all channels (a
             constant image has none, and is refused); ``LO,HI``: a fixed window, clipped.
         grey: how a grey image becomes RGB: ``repeat`` or ``refuse``.
@@ -250,6 +253,12 @@ class ImageTransform:
         if self.range != "dtype":
             return _parse_window(self.range)
         if pixels.dtype == np.uint16:
+            if 0 < (brightest := int(pixels.max())) < _FAINT:
+                raise InputError(
+                    f"The pixels have 16 bits, and the brightest is {brightest}: all of the image would be black, as "
+                    "10- or 12-bit data in 16-bit files are.",
+                    hint="--set range=0,4095 (12 bits), range=minmax (each image's own), or range=0,65535 (as it is)",
+                )
             return 0.0, 65535.0
         raise InputError(
             f"The pixels are {pixels.dtype}, whose range says nothing about what is black and white.",

@@ -15,6 +15,8 @@ Size: TypeAlias = tuple[int, int]
 
 _LABEL_HINT = "name the label: MASK#label=1,2"
 _SHOWN = 8
+#: Label maps have fewer values than this; a mask that was saved as JPEG has more.
+_LABELS = 32
 
 
 # ------------------------------------------------------------------------------------------------- what is inside
@@ -93,10 +95,11 @@ def find_inside(values: npt.NDArray[Any], labels: Sequence[int] | None) -> npt.N
         return _find_labels(values, labels)
     low, high = values.min(), values.max()
     if not ((values == low) | (values == high)).all():
+        many = len(np.unique(values)) > _LABELS
         raise InputError(
-            f"The mask has {_list(values)}, and doesn't say which are inside: it holds several labels, or was saved "
-            "with losses, as JPEG is.",
-            hint=_LABEL_HINT,
+            f"The mask has {_list(values)}, and doesn't say which are inside: it "
+            + ("was saved with losses, as JPEG is." if many else "holds several labels."),
+            hint="save it without losses, as PNG" if many else _LABEL_HINT,
         )
     if low != high and low != 0 and high != 0:
         raise InputError(

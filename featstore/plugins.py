@@ -60,6 +60,7 @@ class Provider:
 
     Attributes:
         seconds: what importing it and listing its specs took; what other plugins had imported already cost it nothing.
+        digest: of its source, where it is a file given by hand: such a file is edited from run to run.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Provider:
     origin: str
     error: str = ""
     seconds: float = 0.0
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Plugins:
     _owners: dict[str, Provider] = field(default_factory=dict)
     _registered: dict[str, dict[str, Registered]] = field(default_factory=dict)
     _duplicates: dict[tuple[str, str], PluginError] = field(default_factory=dict)
+    _resolved: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, paths: Sequence[str] = (), *, strict: bool = False) -> Plugins:
@@ -131,6 +134,7 @@ class Plugins:
             if other := self._owners.get(provider.name):
                 raise PluginError(f"another plugin has this name: {other.origin}. One of the two must be renamed.")
             module = loaded
+            provider.digest = getattr(loaded, _DIGEST, "")
             self.manager.register(module, name=provider.name)
             implemented = self.manager.get_hookcallers(module)
             if not implemented:
@@ -145,6 +149,12 @@ class Plugins:
                 self.manager.unregister(module)  # all of it: half a plugin is harder to understand than none
             self._broken(provider, error, strict)
 
+    def revision(self, kind: Literal["backbone", "pooler"], name: str, spec: BackboneSpec | PoolerSpec) -> str:
+        """What of a spec goes into a fingerprint beside its name: its revision, and that of a file given by hand."""
+        item = self._registered[kind].get(name)
+        provider = self._owners.get(item.provider if item else self._resolved.get(name, ""))
+        return f"{spec.revision}+{provider.digest}" if provider and provider.digest else str(spec.revision)
+
     @staticmethod
     def _broken(provider: Provider, error: BaseException, strict: bool = False) -> None:
         message = error.message if isinstance(error, FeatstoreError) else f"{type(error).__name__}: {error}"
@@ -152,7 +162,7 @@ class Plugins:
         if strict:
             raise PluginError(
                 f"The plugin {provider.name} ({provider.origin}) can't be used: {provider.error}",
-                hint="featstore plugins",
+                hint="mend it, or leave it out of --plugin and $FEATSTORE_PLUGINS",
             ) from error
 
     def _collect(self, strict: bool) -> None:
@@ -256,6 +266,7 @@ class Plugins:
             trusted: the user typed the name; False where it was read from a store, whose word runs no code.
         """
         if ("backbone", name) in self._duplicates or name in self._registered["backbone"]:
+            self._check_family(name)
             return self._get("backbone", name)  # type: ignore[no-any-return]
         found: list[tuple[str, BackboneSpec]] = []
         for implementation in self.manager.hook.featstore_resolve_backbone.get_hookimpls():
@@ -270,7 +281,19 @@ class Plugins:
                 self._broken(self._owners[implementation.plugin_name], error)
         if len(found) > 1:
             raise PluginError(f"The backbone {name!r} is offered by several plugins: {', '.join(p for p, _ in found)}.")
-        return found[0][1] if found else self._get("backbone", name)
+        if found:
+            self._resolved[name], spec = found[0]
+            return spec
+        return self._get("backbone", name)  # type: ignore[no-any-return]
+
+    def _check_family(self, name: str) -> None:
+        """Raise where a listed name is one of another plugin's open family: ``timm:…`` is timm's."""
+        item, family = self._registered["backbone"].get(name), name.partition(":")[0]
+        if item and family in self._families() and item.provider != family:
+            raise PluginError(
+                f"The plugin {item.provider} registers {name!r}, a name of the family {family}: of another plugin.",
+                hint=f"rename it there, or leave {item.provider} out; see: featstore plugins",
+            )
 
     def pooler(self, text: str, *accepts: Literal["tokens", "groups", "regions"]) -> PoolFunction:
         """The pooling function of ``NAME`` or ``NAME(ARGS)``, which is to work on one of what ``accepts`` names."""
@@ -283,10 +306,6 @@ class Plugins:
                 hint=f"one of: {', '.join(able)}",
             )
         return spec.load(*arguments)
-
-    def pooler_revision(self, text: str) -> str:
-        """What of a pooler goes into a fingerprint beside its text."""
-        return str(self._get("pooler", parse_call(text)[0]).revision)
 
     def fuser(self, name: str) -> FuserSpec:
         """The fuser of that name."""
@@ -372,6 +391,10 @@ def _check_type(spec: object, wanted: type, hook: str) -> None:
         raise PluginError(f"{hook} gave {type(spec).__name__}, not {wanted.__name__}")
 
 
+#: Where the digest of a plugin file's source is kept: what is imported stays as it was, whatever the file holds later.
+_DIGEST = "__featstore_digest__"
+
+
 def _import(path: str) -> ModuleType:
     """Import a plugin given by hand: a file, or the name of a module.
 
@@ -390,6 +413,7 @@ def _import(path: str) -> ModuleType:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    setattr(module, _DIGEST, hashlib.sha256(file.read_bytes()).hexdigest()[:16])
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -29,3 +29,4 @@ COMMENT ON COLUMN main.samples.dataset IS 'The data set that it was ingested wit
 COMMENT ON COLUMN main.samples.attributes IS 'Layout fields and manifest columns that have no column here: attributes[''fold''].';
 COMMENT ON COLUMN main.samples.size IS 'The file''s size in bytes.';
 COMMENT ON COLUMN main.samples.mask_uri IS 'Where the mask of its region is; NULL where it has none.';
+COMMENT ON COLUMN main.failures.stage IS 'read, decode, transform, mask or vector.';

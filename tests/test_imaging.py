@@ -127,6 +127,19 @@ def test_colour_becomes_grey_by_rec601_at_every_depth() -> None:
         ImageTransform(**PLAIN, colour="refuse")(np.asarray(image))
 
 
+def test_12_bits_in_16_are_not_taken_for_16() -> None:
+    """Three scans of 12 bits would differ by a hundredth of what they should."""
+    scan = np.random.default_rng(0).integers(0, 4096, (40, 40), dtype=np.uint16)
+    same = {"image_size": (32, 32), "channels": 1, "mean": (0.0,), "std": (1.0,)}
+    with pytest.raises(InputError, match=r"the brightest is 40\d\d: .* 12-bit"):
+        ImageTransform(**same)(scan)
+    assert ImageTransform(**same, range="0,4095")(scan).max() > 0.7
+    assert ImageTransform(**same, range="0,65535")(scan).max() < 0.1
+    assert not ImageTransform(**same)(np.zeros_like(scan)).any()  # what is black in any range
+    scan[0, 0] = 4096
+    assert ImageTransform(**same)(scan).max() < 0.1
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_alpha_is_dropped_only_where_it_says_nothing(dtype: type, channels: int, rng: np.random.Generator) -> None:

@@ -16,6 +16,9 @@ from featstore.errors import NotFoundError, PluginError
 from featstore.plugins import Plugins
 
 POOLER = "@featstore.hookimpl\ndef featstore_poolers():\n    yield featstore.PoolerSpec({name!r}, load=lambda: len)\n"
+BACKBONE = (
+    "@featstore.hookimpl\ndef featstore_backbones():\n    yield featstore.BackboneSpec({name!r}, load=lambda r: 0)\n"
+)
 Install = Callable[..., None]
 
 
@@ -364,3 +367,11 @@ def test_a_store_is_data_and_never_code(
     for arguments in (["status"], ["ls", "plugins"], ["sql", "from samples"]):
         subprocess.run([str(command), *arguments], check=True, capture_output=True)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_listed_name_of_another_plugins_family_is_refused(install: Install) -> None:
+    install("lab_thief", BACKBONE.format(name="timm:test_vit"))
+    plugins = Plugins.load()
+    with pytest.raises(PluginError, match="The plugin lab_thief registers 'timm:test_vit', a name of the family timm"):
+        plugins.backbone("timm:test_vit")
+    assert plugins.backbone("timm:test_resnet").name == "timm:test_resnet"

@@ -261,6 +261,13 @@ def _check_samples(connection: duckdb.DuckDBPyConnection) -> None:
         "{n} file(s) are in the catalog as samples, and would be masks now:",
         "a store that took masks for images is best made anew, with --mask-layout from the first ingest on",
     )
+    _refuse(
+        connection,
+        "SELECT DISTINCT i.sample_key, 'is the mask of ' || s.sample_key FROM incoming i "
+        "JOIN core.sample s ON i.uri = regexp_replace(s.mask_uri, '#label=.*$', '')",
+        "{n} file(s) are masks in the catalog, and would be samples now:",
+        "give --mask-layout again, or a layout that leaves them out",
+    )
     for column in ("patient_id", "modality", "site", "visit_id", "acquired_at"):
         old = "p.patient_id" if column == "patient_id" else f"s.{column}"
         _refuse(

@@ -177,9 +177,11 @@ def _say(result: ExtractResult) -> None:
     for run in result.resumed:
         note(f"Went on with the unfinished run {run}.")
     if result.pending:
+        # An input without its mask has failed, and has its other vectors all the same.
+        in_part = " (some perhaps in part)" if result.failed and len(result.feature_sets) > 1 else ""
         rate = (result.done + result.failed) / result.seconds if result.seconds else 0.0
         note(
-            f"{sets}: {plural(result.done, 'sample')} extracted, {result.failed:,} failed, "
+            f"{sets}: {plural(result.done, 'sample')} extracted, {result.failed:,} failed{in_part}, "
             f"in {result.seconds:.1f} s ({rate:.0f}/s)."
         )
     elif not result.failed_before and not result.elsewhere:

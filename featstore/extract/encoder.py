@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from featstore.errors import ConflictError, UsageError
@@ -58,11 +58,16 @@ class Encoder:
         backbone = load_backbone(spec, request.for_backbone())
         specs = {text: plugins.spec("pooler", parse_call(text)[0]) for text in request.poolers}
         known = {
-            text: (with_defaults(text, pooler.load), str(pooler.revision), "regions" in pooler.accepts)
+            text: (
+                with_defaults(text, pooler.load),
+                plugins.revision("pooler", pooler.name, pooler),
+                "regions" in pooler.accepts,
+            )
             for text, pooler in specs.items()
         }
         # A first revision is left unsaid: to install a plugin with one more reader makes no new versions.
         readers = {r.name: r.spec.revision for r in plugins.registered("reader") if r.spec.revision != "1"}
+        spec = replace(spec, revision=plugins.revision("backbone", request.backbone, spec))
         wanted = targets(request, spec, backbone, net.weights_digest(backbone.module), known, readers)
         encoder = cls(spec, backbone, poolers, [t for t in wanted if only is None or t.name in only], device)
         if any(target.regions for target in encoder.targets) and not hasattr(backbone.transform, "mask"):

@@ -147,7 +147,10 @@ class Inputs:
         except Exception as error:
             if fault := self._fault(error, mask_uri or path):
                 return Item(fault)
-            return Item(values, read._replace(mask_failure=_failure("mask", error, input_state(uri, mask_uri))))
+            failure = _failure("mask", error, input_state(uri, mask_uri))
+            if mask_uri is not None:
+                failure = failure._replace(message=f"{mask_uri}: {failure.message}")
+            return Item(values, read._replace(mask_failure=failure))
 
     def _decoded(self, source: Source) -> Any:
         try:

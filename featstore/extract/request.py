@@ -255,7 +255,7 @@ def targets(
         if same := [o.name for o in found if o is not target and o.fingerprint == target.fingerprint]:
             raise UsageError(
                 f"{target.name} and {same[0]} would hold the very same vectors.",
-                hint="leave out one of the two layers: a number and a negative number can name one",
+                hint="leave out one of the two: they are two words for one thing",
             )
     return found
 

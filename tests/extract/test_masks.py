@@ -82,9 +82,11 @@ def test_an_empty_mask_is_a_failure(lab: Any) -> None:
     assert (result.done, result.failed) == (0, 4)
     assert len(vectors(lab, "s.mean")) == 4
     assert not lab.vectors("s.inside")
+    masks = [lab.path(number).with_name(f"{number:05}_mask.lab") for number in range(3)]
     messages = {row["sample_key"]: row["message"] for row in lab.store.errors().to_pylist()}
     assert [messages[lab.key(number)] for number in range(4)] == [
-        "nothing is marked", "7 bytes are no image of 64", "the file isn't there", "the sample has no mask",
+        f"{masks[0]}: nothing is marked", f"{masks[1]}: 7 bytes are no image of 64",
+        f"{masks[2]}: the file isn't there", "the sample has no mask",
     ]  # fmt: skip
 
 
@@ -225,6 +227,11 @@ def test_masks_that_were_taken_for_images_are_noticed(make_lab: Callable[..., An
     lab.ingest()
     with pytest.raises(ConflictError, match=r"1 file\(s\) are in the catalog as samples, and would be masks"):
         ingest(lab)
+
+
+def test_masks_are_not_taken_for_images_later(lab: Any) -> None:
+    with pytest.raises(ConflictError, match=r"3 file\(s\) are masks in the catalog, and would be samples"):
+        lab.ingest()
 
 
 def masked(make_lab: Callable[..., Any], inputs: int, name: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import featstore
 from featstore import ConflictError
 from featstore.cli.extract import report
 from featstore.store import Store
+
+LAB = str(Path(__file__).with_name("lab.py"))
 
 
 @pytest.fixture
@@ -175,3 +179,29 @@ def test_the_group_says_what_it_is(make_lab: Callable[..., Any]) -> None:
     assert said["fingerprint"] == hashlib.sha256(text.encode()).hexdigest()
     (row,) = lab.sql("SELECT fingerprint FROM feature_sets")
     assert row["fingerprint"] == said["fingerprint"]
+
+
+def test_an_edited_plugin_file_is_another_function(make_lab: Any, tmp_path: Path) -> None:
+    """Files given by hand are edited from run to run; a package says by its revision what changed."""
+    lab = make_lab(2)
+    code = (
+        "import featstore\n\n\nclass Fill(featstore.Backbone):\n"
+        "    transform, input_shape = staticmethod(lambda image: image.astype('float32').ravel()[:4]), (4,)\n\n"
+        "    def forward(self, batch, layers):\n"
+        "        return {{'last': featstore.Tokens(0 * batch[:, None, :] + {number})}}\n\n\n"
+        "@featstore.hookimpl\ndef featstore_backbones():\n"
+        "    yield featstore.BackboneSpec('own:fill', load=lambda request: Fill())\n"
+    )
+    script = (
+        "import sys, featstore\n"
+        "store = featstore.open(sys.argv[1], plugins=sys.argv[2:])\n"
+        "done = store.extract(name='f', backbone='own:fill', device='cpu').done\n"
+        "print(done, store.features('f').arrays()[0][0, 0])\n"
+    )
+    plugin = tmp_path / "fill.py"
+    told = []
+    for number in (1, 1, 2):
+        plugin.write_text(code.format(number=number))
+        command = [sys.executable, "-c", script, str(lab.root / "store"), str(plugin), LAB]
+        told.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert told == [["2", "1.0"], ["0", "1.0"], ["2", "2.0"]]
