@@ -43,9 +43,10 @@ if TYPE_CHECKING:
     from featstore.activations import capture
     from featstore.hookspecs import hookimpl
     from featstore.imaging import ImageTransform
+    from featstore.seeding import seeded
     from featstore.store import Store, init, open
     from featstore.vision import import_torchvision
-    from featstore.weights import load_weights, read_weights
+    from featstore.weights import load_weights, read_weights, unavailable
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,8 @@ _LAZY = {
     "load_weights": "featstore.weights",
     "open": "featstore.store",
     "read_weights": "featstore.weights",
+    "seeded": "featstore.seeding",
+    "unavailable": "featstore.weights",
 }
 
 __all__ = [
@@ -96,6 +99,8 @@ __all__ = [
     "load_weights",
     "open",
     "read_weights",
+    "seeded",
+    "unavailable",
 ]
 
 

@@ -1,11 +1,12 @@
 """Weight files → tensors by name → a network, strictly, and without running code that a file may hold.
 
-For plugins whose users bring ``--checkpoint FILE``.
+For plugins whose users bring ``--checkpoint FILE``, or have what is published fetched.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Where training scripts keep the weights in what they save, and what wrappers put in front of each name.
 _KEYS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
+
+_INSTEAD = "--checkpoint FILE takes local weights, and --no-pretrained untrained ones"
 
 # How torch names what it refused to unpickle.
 _GLOBAL = re.compile(r"unsupported (?:global: )?GLOBAL ([\w.]+)", re.IGNORECASE)
@@ -97,6 +100,25 @@ def load_weights(
             hint="name the model that it was made with",
         )
     module.load_state_dict({key: weights[key] for key in expected}, strict=True)
+
+
+def unavailable(name: str, error: Exception, *, instead: str = _INSTEAD) -> SetupError:
+    """The error to raise where something published can't be had: weights, or a model's configuration.
+
+    Libraries have no base class for what they raise then: give whatever they did.
+
+    Args:
+        name: the backbone's, for the message: ``timm:resnet18``.
+        instead: what else the user can do.
+    """
+    # Some raise an error of their own while they handle the network's.
+    if isinstance(error, OSError) or isinstance(error.__context__, OSError):
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        reason = f"what it needs isn't in the local cache, and the model hub can't be reached{offline}."
+    else:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    cache = "a machine with internet fills the cache ($HF_HOME) that this one can use"
+    return SetupError(f"{name} can't be had: {reason}", hint=f"{instead}; {cache}" if instead else cache)
 
 
 def _read(path: Path, trust: bool) -> Any:

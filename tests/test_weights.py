@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from featstore import SetupError, load_weights, read_weights
+from featstore import SetupError, load_weights, read_weights, unavailable
 
 Weights = dict[str, torch.Tensor]
 
@@ -267,3 +267,25 @@ def test_of_many_names_the_first_few_are_said() -> None:
     module = network(1)
     with pytest.raises(SetupError, match=r"9 tensors are missing \(0.weight, 0.bias, 1.weight, …\)"):
         load_weights(module, {}, "my:network")
+
+
+# ------------------------------------------------------------------------------------------ what can't be fetched
+def test_what_cant_be_had_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert str(unavailable("lab:net", ConnectionError("refused"))) == (
+        "lab:net can't be had: what it needs isn't in the local cache, and the model hub can't be reached.\n"
+        "  next: --checkpoint FILE takes local weights, and --no-pretrained untrained ones; a machine with internet "
+        "fills the cache ($HF_HOME) that this one can use"
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "reached (HF_HUB_OFFLINE is set)." in unavailable("lab:net", FileNotFoundError()).message
+    error = unavailable("lab:net", ValueError("bad name\nin two lines"), instead="another name")
+    assert error.message == "lab:net can't be had: ValueError: bad name"
+    assert error.hint.startswith("another name; a machine with internet")
+    assert unavailable("lab:net", ValueError("x"), instead="").hint.startswith("a machine with internet")
+
+
+def test_a_librarys_own_error_about_the_network_is_the_networks() -> None:
+    error = RuntimeError("download failed")
+    error.__context__ = ConnectionError()  # it was raised while that was handled
+    assert "the model hub can't be reached" in unavailable("lab:net", error).message

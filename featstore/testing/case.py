@@ -6,11 +6,9 @@ import copy
 import json
 import os
 import pickle
-import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +18,7 @@ import numpy as np
 
 from featstore.errors import InputError
 from featstore.plugins import Plugins
+from featstore.seeding import seeded
 from featstore.spec import Backbone, BackboneRequest, BackboneSpec, Tokens
 from featstore.testing import inputs as samples
 from featstore.testing import pickled
@@ -68,7 +67,7 @@ class BackboneCase:
 
     def load_under_another_random_state(self) -> Backbone:
         """Load it once more; what draws from the process's own random numbers gets others."""
-        with _random_state(76543):
+        with seeded(76543):
             backbone = self.load()
         place(backbone)
         return backbone
@@ -219,20 +218,3 @@ def place(backbone: Backbone) -> None:
     from featstore.extract.network import Network
 
     Network.place(backbone, "cpu", "off", None, channels_last=True)
-
-
-@contextmanager
-def _random_state(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's own random numbers from a seed; put back afterwards."""
-    import torch
-
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -132,6 +132,12 @@ def check_exporter(spec: ExporterSpec | str, *, plugins: Sequence[str] = (), str
         return conclude(f"The exporter {spec.name}", exporters.LAWS.findings(case), strict)
 
 
+_CHECKS: Mapping[str, Callable[..., list[Finding]]] = {
+    "backbone": check_backbone, "pooler": check_pooler, "fuser": check_fuser, "reader": check_reader,
+    "exporter": check_exporter,
+}  # fmt: skip
+
+
 def check(
     name: str,
     *,
@@ -156,16 +162,12 @@ def check(
         raise UsageError(f"{', '.join(request)}: only backbones have this, and {name} is a {kind}.")
     if files and kind not in ("backbone", "reader"):
         raise UsageError(f"A {kind} reads no files: --input is for backbones and readers.")
+    options: dict[str, Any] = dict(request or {})
     if kind == "backbone":
-        inputs = [_decoded(found, file) for file in files] or None
-        return kind, check_backbone(name, inputs=inputs, plugins=plugins, strict=False, **(request or {}))
-    if kind == "pooler":
-        return kind, check_pooler(name, plugins=plugins, strict=False)
-    if kind == "fuser":
-        return kind, check_fuser(name, plugins=plugins, strict=False)
+        options["inputs"] = [_decoded(found, file) for file in files] or None
     if kind == "reader":
-        return kind, check_reader(name, files=files, plugins=plugins, strict=False)
-    return kind, check_exporter(name, plugins=plugins, strict=False)
+        options["files"] = files
+    return kind, _CHECKS[kind](name, plugins=plugins, strict=False, **options)
 
 
 def kind_of(plugins: Plugins, name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import FeatstoreError
+from featstore.seeding import seeded
 from featstore.spec import Fuser, FuserSpec, Parts
 from featstore.testing.inputs import SEED
 from featstore.testing.laws import Broken, Laws, close, require, worst
@@ -113,12 +114,8 @@ def learns_for_itself(case: FuserCase) -> str:
 @LAWS.law
 def is_deterministic(case: FuserCase) -> str:
     """Fitted again on the same rows, it gives the same bytes: the same recipe makes the same table."""
-    state = np.random.get_state()
-    try:
-        np.random.seed(4321)  # what draws from the process's own numbers gets others
+    with seeded(4321):  # what draws from the process's own numbers gets others
         again = case.fuse(case.others, case.fitted())
-    finally:
-        np.random.set_state(state)
     return worst([close(again, case.reference, 0.0, "fitted again")])
 
 

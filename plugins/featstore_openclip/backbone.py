@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from featstore import Backbone, BackboneRequest, SetupError, UsageError
+from featstore import Backbone, BackboneRequest, UsageError, seeded, unavailable
 from featstore.errors import did_you_mean
 from featstore_openclip.checkpoint import load_checkpoint
 from featstore_openclip.conventions import find_conventions, image_transform, native_size
@@ -16,10 +15,6 @@ from featstore_openclip.image import ImageTower
 from featstore_openclip.library import import_open_clip, quiet
 from featstore_openclip.text import TextTower, text_transform
 
-_NO_WEIGHTS = (
-    "--checkpoint FILE takes local weights, and --no-pretrained untrained ones; a machine with internet "
-    "fills the cache ($HF_HOME) that this one can use"
-)
 _INPUTS = ("image", "text")
 
 
@@ -67,18 +62,15 @@ def _no_tag(name: str, architecture: str) -> UsageError:
 def _build(request: BackboneRequest, architecture: str, tag: str, conventions: Mapping[str, Any]) -> Any:
     """The whole model with the weights that were asked for, on the CPU, in evaluation mode."""
     published = request.checkpoint is None and request.pretrained is not False
-    # Only the CPU's generator is set and put back: models are built on the CPU.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(request.seed)
+    with seeded(request.seed):
         try:
             model = _create(architecture, conventions, tag if published else None)
         except (MemoryError, UsageError):
             raise
         except Exception as error:  # the hub's client, urllib and open_clip have no base class in common
-            what = "has no weights" if published else "can't be built"
-            raise SetupError(
-                f"{request.name} {what}: {_reason(error)}", hint=_NO_WEIGHTS if published else ""
-            ) from error
+            if published:
+                raise unavailable(request.name, error) from error
+            raise unavailable(request.name, error, instead="") from error
     if request.checkpoint is not None:
         quick_gelu = bool(conventions["quick_gelu"])
         load_checkpoint(model, request.name, request.checkpoint, trust=request.trust_checkpoint, quick_gelu=quick_gelu)
@@ -94,14 +86,6 @@ def _create(architecture: str, conventions: Mapping[str, Any], tag: str | None, 
             force_quick_gelu=conventions["quick_gelu"],
             **options,
         )
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) or "Failed to download" in text:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        return f"what it needs isn't in the local cache, and the model hub can't be reached{offline}."
-    return f"open_clip refuses ({type(error).__name__}: {text})."
 
 
 def _resized(model: Any, name: str, architecture: str, conventions: Mapping[str, Any], size: tuple[int, int]) -> Any:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Any
 
-import torch
-
-from featstore import BackboneRequest, SetupError, UsageError, load_weights, read_weights
+from featstore import BackboneRequest, SetupError, UsageError, load_weights, read_weights, seeded, unavailable
 from featstore.errors import did_you_mean
 from featstore_smp.library import import_smp
-
-_NO_WEIGHTS = (
-    "--checkpoint FILE takes local weights, and --no-pretrained untrained ones; a machine with internet "
-    "fills the cache ($HF_HOME) that this one can use"
-)
 
 # The classifiers that encoders were trained with, by the names that smp itself leaves out.
 _CLASSIFIERS = ("fc.", "_fc.", "classifier.", "last_linear.", "linear.", "head.")
@@ -54,10 +46,8 @@ def build(request: BackboneRequest, channels: int, output_stride: int, weights: 
         SetupError: the weights can't be had. UsageError: smp can't build it so.
     """
     smp = import_smp()
-    # Only the CPU's generator is set and put back: encoders are built on the CPU.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with seeded(request.seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of smp's own names that begin with timm-
-        torch.default_generator.manual_seed(request.seed)
         try:
             return smp.encoders.get_encoder(
                 request.rest,
@@ -72,7 +62,7 @@ def build(request: BackboneRequest, channels: int, output_stride: int, weights: 
                 raise UsageError(
                     f"smp can't build {request.rest} for {channels} channels at stride {output_stride}: {error}"
                 ) from error
-            raise _unavailable(request.rest, error) from error
+            raise unavailable(request.name, error) from error
 
 
 def preprocessing(encoder: str, weights: str) -> dict[str, list[float]]:
@@ -84,7 +74,7 @@ def preprocessing(encoder: str, weights: str) -> dict[str, list[float]]:
     try:
         params = import_smp().encoders.get_preprocessing_params(encoder, weights)
     except (OSError, ValueError) as error:
-        raise _unavailable(encoder, error) from error
+        raise unavailable(f"smp:{encoder}", error) from error
     if params["input_space"] != "RGB":
         raise SetupError(f"smp:{encoder}: its weights {weights} want {params['input_space']}, and images are RGB.")
     white = params["input_range"][1]  # some weights want 0…255
@@ -125,12 +115,3 @@ def _root(key: str) -> str | None:
     """What stands before ``encoder.`` in a tensor's name: ``model.`` of ``model.encoder.conv1.weight``."""
     before, found, _ = f".{key}".partition(".encoder.")
     return f"{before}.".lstrip(".") if found else None
-
-
-def _unavailable(encoder: str, error: Exception) -> SetupError:
-    if isinstance(error, OSError):
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        reason = f"they aren't in the local cache, and the model hub can't be reached{offline}."
-    else:
-        reason = f"they can't be loaded ({type(error).__name__}: {error})."
-    return SetupError(f"smp:{encoder} has no weights: {reason}", hint=_NO_WEIGHTS)

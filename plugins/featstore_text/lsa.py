@@ -55,15 +55,20 @@ class KnownWords:
 
 
 class _Lsa(torch.nn.Module):
-    """Counts → TF-IDF of length 1 → the leading right singular vectors: (N, words) → (N, dim)."""
+    """Counts → TF-IDF of length 1 → the leading right singular vectors: (N, words) → (N, dim).
+
+    The state dict, which is the weights' digest, holds neither: ARPACK rounds otherwise on another CPU, and the same
+    corpus must not become another version there. What they are made of is recorded in the preprocessing.
+    """
 
     idf: torch.Tensor
     components: torch.Tensor
 
     def __init__(self, idf: npt.NDArray[Any], components: npt.NDArray[Any]) -> None:
         super().__init__()
-        self.register_buffer("idf", torch.from_numpy(idf.astype(np.float32)))
-        self.register_buffer("components", torch.from_numpy(np.ascontiguousarray(components, np.float32)))
+        self.register_buffer("idf", torch.from_numpy(idf.astype(np.float32)), persistent=False)
+        leading = np.ascontiguousarray(components, np.float32)
+        self.register_buffer("components", torch.from_numpy(leading), persistent=False)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize(batch * self.idf, dim=-1) @ self.components.T

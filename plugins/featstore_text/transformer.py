@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +9,13 @@ from typing import Any
 
 import torch
 
-from featstore import Backbone, BackboneRequest, SetupError, Tokens, UsageError
+from featstore import Backbone, BackboneRequest, SetupError, Tokens, UsageError, seeded, unavailable
 from featstore.spec import Json
 from featstore_text.library import import_transformers, quiet
 from featstore_text.sentence import POOLINGS, Sentence, read_sentence
 from featstore_text.settings import read_choice, read_number, read_settings
 from featstore_text.tokens import TRUNCATE, TextTokens
 
-_NOT_HERE = (
-    "--checkpoint FOLDER takes a local copy; a machine with internet fills the cache ($HF_HOME) that this one can use"
-)
 # Where a tokenizer knows no limit it says a number of this size.
 _NO_LIMIT = 10**9
 
@@ -146,13 +142,7 @@ def _folder(request: BackboneRequest) -> Path:
     except MemoryError:
         raise
     except Exception as error:  # the hub's client has no base class for what it raises
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        reason = (
-            f"it is neither a folder nor in the local cache, and the model hub can't be reached{offline}."
-            if isinstance(error, OSError)
-            else f"{str(error).splitlines()[0]}"
-        )
-        raise SetupError(f"{request.name} can't be had: {reason}", hint=_NOT_HERE) from error
+        raise unavailable(request.name, error, instead="--checkpoint FOLDER takes a local copy") from error
 
 
 def _parts(transformers: Any, name: str, folder: Path) -> tuple[Any, Any]:
@@ -187,7 +177,7 @@ def _encoder(transformers: Any, request: BackboneRequest, folder: Path) -> Any:
         )
     try:
         # Weights that a file lacks are drawn at random: they are refused below, but the caller's state is kept.
-        with quiet(transformers), torch.random.fork_rng(devices=[]):
+        with quiet(transformers), seeded(0):
             model, found = transformers.AutoModel.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, use_safetensors=safe, output_loading_info=True
             )

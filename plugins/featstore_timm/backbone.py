@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
-from featstore import Backbone, BackboneRequest, ImageTransform, SetupError, UsageError
+from featstore import Backbone, BackboneRequest, ImageTransform, SetupError, UsageError, seeded, unavailable
 from featstore_timm.checkpoint import KEY_MODES, load_checkpoint
 from featstore_timm.children import drop_last
 from featstore_timm.library import import_timm
 from featstore_timm.network import probe
-
-_NO_WEIGHTS = (
-    "--checkpoint FILE takes local weights, and --no-pretrained untrained ones; a machine with internet "
-    "fills the cache ($HF_HOME) that this one can use"
-)
 
 
 def load(request: BackboneRequest) -> Backbone:
@@ -57,9 +49,7 @@ def load(request: BackboneRequest) -> Backbone:
 def _create(request: BackboneRequest, pretrained: bool) -> Any:
     timm = import_timm()
     options = {} if request.in_chans is None else {"in_chans": request.in_chans}
-    # Only the CPU's generator is set and put back: models are built on the CPU.
-    with torch.random.fork_rng(devices=[]), _no_random_weights(request.name, pretrained):
-        torch.default_generator.manual_seed(request.seed)
+    with seeded(request.seed), _no_random_weights(request.name, pretrained):
         try:
             return timm.create_model(request.rest, pretrained=pretrained, num_classes=0, **options)
         except (MemoryError, SetupError):
@@ -67,16 +57,7 @@ def _create(request: BackboneRequest, pretrained: bool) -> Any:
         except Exception as error:  # the hub's client, urllib and timm have no base class in common
             if not pretrained:
                 raise UsageError(f"timm can't build {request.rest} with {options}: {error}") from error
-            raise SetupError(f"{request.name} has no weights: {_reason(error)}", hint=_NO_WEIGHTS) from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        return f"they aren't in the local cache, and the model hub can't be reached{offline}."
-    if "No pretrained weights exist" in str(error):
-        return "timm knows of none for it."
-    return f"they can't be loaded ({type(error).__name__}: {error})."
+            raise unavailable(request.name, error) from error
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 
 from featstore import Backbone, BackboneRequest, ImageTransform, SetupError, Tokens, UsageError
-from featstore_timm.layout import Format, Layout, said_format
+from featstore.spec import Format
+from featstore_timm.layout import Layout, said_format
 from featstore_timm.library import import_timm
 
 _INSTEAD = "leave --drop-last out; --layer gives inner layers of networks of any shape"

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from featstore import SetupError, Tokens
+from featstore.spec import Format
 
 if TYPE_CHECKING:
     import torch
 
-Format: TypeAlias = Literal["NC", "NLC", "NCHW", "NHWC"]
 _MAPS: tuple[Format, ...] = ("NCHW", "NHWC")
 
 

@@ -8,11 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from featstore import Backbone, BackboneRequest, ImageTransform, Tokens, UsageError, capture, load_weights, read_weights
+from featstore import (
+    Backbone,
+    BackboneRequest,
+    ImageTransform,
+    Tokens,
+    UsageError,
+    capture,
+    load_weights,
+    read_weights,
+    seeded,
+)
 from featstore.errors import did_you_mean
-from featstore_torch.network import build, drop_last, parse_argument, run
+from featstore_torch.network import build, digest_buffers, drop_last, parse_argument, run
 from featstore_torch.outputs import LAST, Layout, survey
-from featstore_torch.seeding import seeded
 from featstore_torch.source import Factory, importable
 
 _ARGUMENT = "arg."
@@ -93,6 +102,7 @@ def load(factory: Factory, request: BackboneRequest) -> TorchBackbone:
     noise = _noise((transform.channels, *transform.image_size))
     with importable(factory.folder), seeded(request.seed):
         network = build(factory, arguments)
+        buffers = digest_buffers(network)  # before a pass: what that writes into them comes of the rest
         run(network, noise[:1], request.name)  # lazy modules get their shapes here
         run(network, noise, request.name)
         if request.checkpoint is not None:
@@ -101,7 +111,7 @@ def load(factory: Factory, request: BackboneRequest) -> TorchBackbone:
         if request.drop_last:
             network = drop_last(network, request.drop_last, noise, request.name)
         # What changes the features and not the weights is part of the fingerprint; drop_last is, by featstore itself.
-        made = {"arguments": arguments, "layout": layout.format, "prefix": layout.prefix}
+        made = {"arguments": arguments, "layout": layout.format, "prefix": layout.prefix, **buffers}
         return TorchBackbone(network, transform, layout, made)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 import sys
 import sysconfig
-from collections.abc import Iterator
-from importlib.machinery import PathFinder
+from collections.abc import Iterable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -31,22 +32,63 @@ def source_digest(module: ModuleType, source: bytes) -> str:
         SetupError: one of the files was edited after this process had imported it.
     """
     package = module.__package__ or ""
-    files, waiting = {"": source}, list(_imports(source, package))
+    files, waiting = {"": source}, list(imports(source, package))
     while waiting:
         name = waiting.pop()
         top = name.partition(".")[0]
         file = None if name in files or name == module.__name__ or top == "featstore" else _file(name)
-        if file is None or not (_is_own(file) or top == package.partition(".")[0]):
+        if file is None or not (is_own(file) or top == package.partition(".")[0]):
             continue
         files[name] = file.read_bytes()
-        inside = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        waiting += _imports(files[name], inside)
+        waiting += imports(files[name], _inside(name, file))
     digest = hashlib.sha256()
     for name in sorted(files):
         found = hashlib.sha256(files[name]).hexdigest()
         _check_unchanged(name or module.__name__, found)
         digest.update(f"{name}\0{found}\0".encode())
     return digest.hexdigest()
+
+
+def check_not_elsewhere(names: Iterable[str]) -> None:
+    """Python imports a module once: where one of these, or of the user's own behind them, would now be found in another
+    file than it was imported from, it would be taken from there all the same.
+
+    Raises:
+        SetupError: there is such a module.
+    """
+    waiting, seen = list(names), set()
+    for name in waiting:  # it grows meanwhile
+        spec = None if name in seen or name.partition(".")[0] == "featstore" else _spec(name)
+        seen.add(name)
+        if spec is None or not spec.has_location or not spec.origin:
+            continue
+        module, file = sys.modules.get(name), Path(spec.origin)
+        imported = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        if imported and (is_own(file) or is_own(Path(imported))) and not _same_file(file, imported):
+            raise SetupError(
+                f"The module {name} was imported from {imported}, and what comes now would import it from {file}.",
+                hint="start Python again, or rename one of the two",
+            )
+        if is_own(file) and file.suffix == ".py":
+            waiting += imports(file.read_bytes(), _inside(name, file))
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module would be found now, whatever is imported already."""
+    parent = name.rpartition(".")[0]
+    above = _spec(parent) if parent else None
+    path = above.submodule_search_locations if above is not None else None
+    try:
+        return PathFinder.find_spec(name, path) if path is not None or not parent else None
+    except KeyError:  # inside a folder without __init__.py that isn't imported itself: nothing in it is
+        return None
+
+
+def _same_file(one: Path, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # the one that was imported is gone
+        return False
 
 
 def _check_unchanged(name: str, digest: str) -> None:
@@ -61,7 +103,7 @@ def _check_unchanged(name: str, digest: str) -> None:
         raise SetupError(f"The module {name} was edited after it had been imported.", hint="start Python again")
 
 
-def _imports(source: bytes, package: str) -> Iterator[str]:
+def imports(source: bytes, package: str) -> Iterator[str]:
     """The names of all modules that the source may import, anywhere in it; some are none."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -77,6 +119,11 @@ def _imports(source: bytes, package: str) -> Iterator[str]:
         for name in names:
             parts = name.split(".")
             yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))  # packages above it run too
+
+
+def _inside(name: str, file: Path) -> str:
+    """The package that a module's relative imports start from."""
+    return name if file.name == "__init__.py" else name.rpartition(".")[0]
 
 
 def _file(name: str) -> Path | None:
@@ -98,7 +145,7 @@ def _search_path(package: str) -> list[str] | None:
     return [str(file.parent)] if file is not None and file.name == "__init__.py" else None
 
 
-def _is_own(file: Path) -> bool:
+def is_own(file: Path) -> bool:
     """Whether the file is neither installed nor Python's own."""
     places = {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")}
     return not {"site-packages", "dist-packages"} & set(file.parts) and not places & set(file.parents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import json
 from collections import OrderedDict
@@ -79,6 +80,21 @@ def _unwrap(network: nn.Module) -> nn.Module:
             network = inner
         else:
             return network
+
+
+def digest_buffers(network: nn.Module) -> dict[str, str]:
+    """SHA-256, as hex, over the buffers that the state dict lacks, as ``buffers``; nothing where there are none."""
+    kept = network.state_dict()
+    left = {
+        name: buffer.detach().to_dense().resolve_conj().resolve_neg().contiguous()
+        for name, buffer in network.named_buffers(remove_duplicate=False)
+        if name not in kept and not nn.parameter.is_lazy(buffer)
+    }
+    digest = hashlib.sha256()
+    for name, buffer in sorted(left.items()):
+        digest.update(f"{name}\0{buffer.dtype}\0{tuple(buffer.shape)}\0".encode())
+        digest.update(buffer.reshape(-1).view(torch.uint8).numpy().data)
+    return {"buffers": digest.hexdigest()} if left else {}
 
 
 def run(network: nn.Module, batch: torch.Tensor, name: str) -> Any:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from featstore import Tokens, UsageError
 from featstore.errors import did_you_mean
+from featstore.spec import Format
 
 LAST = "last"
 
-Format: TypeAlias = Literal["NC", "NLC", "NCHW", "NHWC"]
 _FORMATS: dict[str, Format] = {name: name for name in get_args(Format)}
 _BY_AXES: dict[int, Format] = {2: "NC", 3: "NLC", 4: "NCHW"}
 

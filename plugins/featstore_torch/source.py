@@ -13,10 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from featstore import FeatstoreError, NotFoundError, SetupError, UsageError
+from featstore import FeatstoreError, NotFoundError, SetupError, UsageError, seeded
 from featstore.errors import did_you_mean
-from featstore_torch.digest import source_digest
-from featstore_torch.seeding import seeded
+from featstore_torch.digest import check_not_elsewhere, imports, is_own, source_digest
+
+# Code that is nobody's network, and does things: subprocess:getoutput, torch.hub:load.
+_NOT_YOURS = {*sys.stdlib_module_names, "torch", "featstore"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,10 @@ def find_factory(text: str) -> Factory:
     """Import the module of ``MODULE:FACTORY`` and take the factory from it.
 
     Raises:
-        UsageError: the name isn't of this form, names no callable, or the code lies in a store.
+        UsageError: the name isn't of this form, names no callable, or what isn't the user's: the code lies in a store,
+            or is Python's, torch's or featstore's own.
         NotFoundError: no such file, module or factory.
-        SetupError: the module can't be imported, or has no source.
+        SetupError: the module can't be imported, has no source, or another of its name is imported.
     """
     where, colon, attribute = text.rpartition(":")
     if not colon or not where or not attribute:
@@ -52,20 +55,33 @@ def find_factory(text: str) -> Factory:
     if where.endswith(".py") or "/" in where or "\\" in where:
         path = Path(where).expanduser().absolute()
         refuse_in_store(path)
+        if not is_own(path.resolve()):
+            raise _not_yours(path.name, "what is installed goes by its name: torch:mypkg.nets:Net")
         folder: Path | None = path.parent
         name, source = path.name, _read(path)
         with importable(folder), seeded(0):
+            with _explained(name):
+                check_not_elsewhere(imports(source, ""))
             module = _import_file(path, source)
             digest = source_digest(module, source)
     else:
+        top, *_ = parts = where.split(".")
+        if top in _NOT_YOURS:
+            raise _not_yours(top, "for a file of yours of that name, torch:./nets.py:Net")
         folder = None if in_store(Path.cwd()) else Path.cwd()
         name = where
         with importable(folder), seeded(0):  # packages above it run too
+            with _explained(where):
+                check_not_elsewhere(".".join(parts[:end]) for end in range(1, len(parts) + 1))
             path = _find_module(where)
             with _explained(where):
                 module = importlib.import_module(where)
             digest = source_digest(module, _read(path))
     return Factory(f"{name}:{attribute}", _attribute(module, attribute, where), digest, folder)
+
+
+def _not_yours(what: str, hint: str) -> UsageError:
+    return UsageError(f"{what} is no module of yours, and torch: is for networks of your own.", hint=hint)
 
 
 @contextmanager

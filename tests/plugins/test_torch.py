@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import PIL.Image
 import pytest
 import torch
 from featstore_torch import featstore_resolve_backbone
-from featstore_torch.network import parse_argument
+from featstore_torch.network import digest_buffers, parse_argument
 
 import featstore
 from featstore import Backbone, BackboneRequest, NotFoundError, SetupError, Tokens, UsageError
+from featstore.plugins import Plugins
 from featstore.testing import check_backbone
 
 NETS = '''
@@ -162,7 +164,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def spec(name: str) -> featstore.BackboneSpec:
-    found = featstore_resolve_backbone(name)
+    found = featstore_resolve_backbone(name, True)
     assert found is not None
     return found
 
@@ -371,7 +373,9 @@ def test_edited_code_is_another_revision(project: Path, tmp_path: Path) -> None:
 def forget(folder: Path) -> None:
     """What a new process would not have imported."""
     for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+        path = getattr(module, "__path__", ())
+        places = [getattr(module, "__file__", None), *(path if isinstance(path, Iterable) else ())]
+        if any(str(place).startswith(str(folder)) for place in places):
             del sys.modules[name]
 
 
@@ -383,7 +387,9 @@ def anew(name: str) -> str:
 
 def test_code_that_the_module_imports_counts_too(project: Path) -> None:
     first = spec("torch:./nets.py:Conv").revision
-    code = "from featstore_torch import featstore_resolve_backbone as f; print(f('torch:./nets.py:Conv').revision)"
+    code = (
+        "from featstore_torch import featstore_resolve_backbone as f; print(f('torch:./nets.py:Conv', True).revision)"
+    )
     done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == first
     (project / "notes.py").write_text("x = 1")
@@ -436,6 +442,160 @@ def test_no_code_of_a_store_is_run(project: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(NotFoundError, match="no module 'hostile'"):  # a store isn't looked in for modules
         spec("torch:hostile.nets:Identity")
     assert not (project / "ran").exists()
+
+
+def test_no_code_is_run_on_a_stores_word(project: Path) -> None:
+    (project / "hostile.py").write_text("import pathlib; pathlib.Path('ran').touch()\nfrom torch.nn import Identity\n")
+    for name in ("torch:./hostile.py:Identity", "torch:hostile:Identity", "torch:nowhere"):
+        for resolve in (
+            lambda name=name: featstore_resolve_backbone(name, False),
+            lambda name=name: Plugins.load().backbone(name, trusted=False),
+        ):
+            with pytest.raises(UsageError, match=f"{name} names code to run, and a store's word") as refused:
+                resolve()  # type: ignore[no-untyped-call]
+            assert "featstore retry --trust-run" in refused.value.hint
+    assert not (project / "ran").exists()
+    assert Plugins.load().backbone("torch:hostile:Identity", trusted=True)
+    assert (project / "ran").exists()
+
+
+def two_projects(folder: Path, layout: dict[str, str]) -> tuple[Path, Path]:
+    """Folders ``a`` and ``b`` with the same files, but for WIDTH: 3 and 4."""
+    for name, width in (("a", "3"), ("b", "4")):
+        for file, code in layout.items():
+            path = folder / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(code.replace("WIDTH", width))
+    return folder / "a", folder / "b"
+
+
+LAYERS = "from torch import nn\n\ndef layer():\n    return nn.Conv2d(3, WIDTH, 1)\n"
+
+
+@pytest.mark.parametrize(
+    ("layout", "module"),
+    [
+        ({"nets.py": "import layers\nNet = layers.layer", "layers.py": LAYERS}, "layers"),
+        ({"nets.py": "def Net():\n    from layers import layer\n    return layer()", "layers.py": LAYERS}, "layers"),
+        (
+            {"nets.py": "import more\nNet = more.layer", "more.py": "from layers import layer", "layers.py": LAYERS},
+            "more",
+        ),
+        ({"nets.py": "from parts.layers import layer as Net", "parts/layers.py": LAYERS}, "parts.layers"),
+        (
+            {"nets.py": "from parts.layers import layer as Net", "parts/__init__.py": "", "parts/layers.py": LAYERS},
+            "parts",
+        ),
+    ],
+)
+def test_another_folders_modules_are_not_taken_for_its_own(
+    layout: dict[str, str], module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first, second = two_projects(tmp_path, layout)
+    try:
+        assert network(load(f"torch:{first / 'nets.py'}:Net")).out_channels == 3
+        with pytest.raises(SetupError, match=rf"module {module} was imported from (.|\n)*start Python again"):
+            load(f"torch:{second / 'nets.py'}:Net")
+        assert network(load(f"torch:{first / 'nets.py'}:Net")).out_channels == 3
+        forget(tmp_path)
+        assert network(load(f"torch:{second / 'nets.py'}:Net")).out_channels == 4
+    finally:
+        forget(tmp_path)
+
+
+def test_another_folders_module_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first, second = two_projects(tmp_path, {"mynets.py": LAYERS, "pkg/__init__.py": "", "pkg/nets.py": LAYERS})
+    try:
+        for name in ("mynets", "pkg.nets"):
+            monkeypatch.chdir(first)
+            assert network(load(f"torch:{name}:layer")).out_channels == 3
+            monkeypatch.chdir(second)
+            with pytest.raises(SetupError, match="was imported from"):
+                load(f"torch:{name}:layer")
+        monkeypatch.chdir(first)
+        assert network(load("torch:pkg.nets:layer")).out_channels == 3
+    finally:
+        forget(tmp_path)
+
+
+# ------------------------------------------------------------------------------- what the state dict doesn't hold
+BUFFERS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, kind="given"):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.kept = nn.BatchNorm2d(4)
+        if kind != "none":
+            table = torch.load("table.pt") if kind == "given" else torch.zeros(4)
+            self.kept.register_buffer("table", table, persistent=False)
+        if kind == "written":
+            self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        if hasattr(self, "seen"):
+            self.seen = x.sum()
+        return self.conv(x) + (self.kept.table.reshape(4, 1, 1) if hasattr(self.kept, "table") else 0)
+"""
+
+
+def test_buffers_that_the_state_dict_lacks_are_part_of_the_fingerprint(project: Path) -> None:
+    (project / "nets.py").write_text(BUFFERS)
+
+    def recorded(table: torch.Tensor, **settings: str) -> Any:
+        torch.save(table, "table.pt")
+        backbone = load("Net", settings=settings)
+        assert "kept.table" not in network(backbone).state_dict()
+        return backbone.preprocessing["network"].get("buffers")  # type: ignore[union-attr, call-arg]
+
+    base = recorded(torch.arange(4.0))
+    assert re.fullmatch("[0-9a-f]{64}", base)
+    assert recorded(torch.arange(4.0)) == base
+    assert recorded(torch.arange(4.0) + 1e-6) != base
+    assert recorded(torch.arange(4.0, dtype=torch.float64)) != base  # another type
+    assert recorded(torch.arange(4.0).view(torch.int32)) != base  # the same bytes
+    assert recorded(torch.arange(4.0)[None]) != base  # another shape
+    assert recorded(torch.zeros(4)) not in (base, None)
+    # What a forward pass writes is no part of what the factory made.
+    written = [recorded(torch.zeros(4), **{"arg.kind": "written", "image_size": size}) for size in ("16", "24")]
+    assert written[0] == written[1] != recorded(torch.zeros(4))
+    assert "buffers" not in load("Net", settings={"arg.kind": "none"}).preprocessing["network"]  # type: ignore[operator]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+def test_buffers_of_every_kind_have_a_digest() -> None:
+    waves = torch.fft.fft(torch.arange(4.0))
+    buffers = [
+        torch.arange(4.0), torch.arange(4.0).bfloat16(), torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr(), waves,
+        waves.conj(), waves.conj().imag, torch.tensor(True), torch.zeros(0, 3), torch.arange(6).reshape(2, 3).T,
+    ]  # fmt: skip
+    digests = []
+    for buffer in buffers:
+        net = torch.nn.Linear(1, 1)
+        net.register_buffer("table", buffer, persistent=False)
+        digests.append(digest_buffers(net)["buffers"])
+    assert len(set(digests)) == len(buffers) - 1  # sparse or dense by row, it is the same matrix
+    net = torch.nn.Linear(1, 1)
+    net.register_buffer("later", torch.nn.parameter.UninitializedBuffer(), persistent=False)
+    assert digest_buffers(net) == {}
+
+
+def test_a_changed_buffer_makes_a_new_version(project: Path, rng: np.random.Generator) -> None:
+    (project / "nets.py").write_text(BUFFERS)
+    (project / "images").mkdir()
+    PIL.Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(project / "images" / "0.png")
+    store = featstore.init(project / "store")
+    store.ingest("images", layouts=["{patient_id}.png"], modality="A")
+    for value in (0.0, 0.0, 2.0):
+        torch.save(torch.full((4,), value), "table.pt")
+        store.extract(name="own", backbone="torch:./nets.py:Net", settings={"image_size": "32"}, device="cpu")
+    found = [store.sql(f'select vector from vectors."own@v{version}"').to_pandas()["vector"][0] for version in (1, 2)]
+    np.testing.assert_allclose(found[1], found[0] + 2, rtol=1e-5)
+    assert store.sql("select count(*) n from features").to_pandas()["n"][0] == 2
 
 
 # ----------------------------------------------------------------------------------------------------- options
@@ -531,7 +691,8 @@ def test_layers_that_cannot_be_taken_say_why(
 
 
 def test_names(project: Path) -> None:
-    assert featstore_resolve_backbone("timm:resnet18") is None
+    for trusted in (True, False):
+        assert featstore_resolve_backbone("timm:resnet18", trusted) is None
     (project / "broken.py").write_text("import no_such_library")
     (project / "syntax.py").write_text("def (")
     (project / "exits.py").write_text("raise SystemExit(1)")
@@ -548,7 +709,14 @@ def test_names(project: Path) -> None:
         ("./broken.py:Net", SetupError, "broken.py can't be imported: ModuleNotFoundError"),
         ("./syntax.py:Net", SetupError, "SyntaxError: .*line 1"),
         ("./exits.py:Net", SetupError, "SystemExit"),
-        ("math:sqrt", SetupError, "no Python source file"),
+        ("numpy._core._multiarray_umath:add", SetupError, "no Python source file"),
+        ("subprocess:getoutput", UsageError, "subprocess is no module of yours"),
+        ("os.path:exists", UsageError, "os is no module of yours"),
+        ("builtins:exec", UsageError, "builtins is no module of yours"),
+        ("torch:load", UsageError, "torch is no module of yours"),
+        ("featstore.store:open", UsageError, "featstore is no module of yours"),
+        (f"{subprocess.__file__}:getoutput", UsageError, "subprocess.py is no module of yours"),
+        (f"{torch.hub.__file__}:load", UsageError, "hub.py is no module of yours"),
     ):
         with pytest.raises(error, match=says):
             spec(f"torch:{name}")

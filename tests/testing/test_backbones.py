@@ -302,12 +302,20 @@ class Carrying:
         return RESIZE(image)
 
 
-class ShiftedMask:
+class ChangedMask:
+    def __init__(self, change: Any, size: int = 16) -> None:
+        self.resize = featstore.ImageTransform(image_size=(size, size))
+        self.change = change
+
     def __call__(self, image: Any) -> Any:
-        return RESIZE(image)
+        return self.resize(image)
 
     def mask(self, mask: Any, *, size: tuple[int, int], labels: Any = None) -> Any:
-        return np.roll(RESIZE.mask(mask, size=size, labels=labels), 8, axis=1)
+        return self.change(self.resize.mask(mask, size=size, labels=labels))
+
+
+def shifted(pixels: int, axis: int) -> Any:
+    return functools.partial(np.roll, shift=pixels, axis=axis)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +330,11 @@ class ShiftedMask:
         (unchecked, "refuses-bad-inputs", "None gives AttributeError"),
         (lambda image: RESIZE(image), "can-be-sent-to-workers", "PicklingError|AttributeError"),
         (Carrying(), "can-be-sent-to-workers", "carries a network along"),
-        (ShiftedMask(), "masks-by-the-same-geometry", "overlap by"),
+        (ChangedMask(shifted(8, axis=1)), "masks-by-the-same-geometry", "overlap by"),
+        (ChangedMask(shifted(2, axis=0)), "masks-by-the-same-geometry", "2.. pixels away"),
+        (ChangedMask(np.transpose), "masks-by-the-same-geometry", "overlap by"),
+        (ChangedMask(np.flipud), "masks-by-the-same-geometry", "overlap by"),
+        (ChangedMask(lambda mask: np.ones_like(mask)), "masks-by-the-same-geometry", "overlap by"),
     ],
 )
 def test_wrong_transforms(transform: Any, law: str, seen: str) -> None:
@@ -330,6 +342,12 @@ def test_wrong_transforms(transform: Any, law: str, seen: str) -> None:
     assert law in found
     with pytest.raises(AssertionError, match=seen):
         raise AssertionError(found[law])
+
+
+@pytest.mark.parametrize(("pixels", "axis"), [(16, 1), (-16, 1), (14, 0), (2, 1)])
+def test_a_mask_moved_by_a_patch_of_a_vit(pixels: int, axis: int) -> None:
+    found = broken(wrap(ChangedMask(shifted(pixels, axis), size=224), input_shape=(3, 224, 224)))
+    assert found["masks-by-the-same-geometry"].startswith(f"the mask of a small spot is {abs(pixels)}.")
 
 
 @pytest.mark.parametrize(

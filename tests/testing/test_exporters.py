@@ -68,6 +68,16 @@ def copying(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *,
     proper(path, schema, [], wide=wide)
 
 
+def half_collecting(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None:
+    proper(path, schema, [batch for number, batch in enumerate(batches) if number % 2], wide=wide)
+
+
+def half_copying(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None:
+    rows = [np.array(batch.column("fused").flatten()) for n, batch in enumerate(batches) if n % 2]
+    proper(path, schema, [], wide=wide)
+    del rows
+
+
 def stamped(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None:
     proper(path, schema.with_metadata({"at": str(time.perf_counter_ns())}), batches, wide=wide)
 
@@ -98,8 +108,10 @@ def polite(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, 
         (changed(filled), "keeps-every-value", "differ by inf"),
         (changed(lambda table: table[::-1]), "keeps-every-value", "differ"),
         (changed(lambda table: table[:1]), "keeps-every-value", "differ"),
-        (collecting, "holds-few-batches", "48 of 48 batches were held at once"),
-        (copying, "holds-few-batches", "at once"),
+        (collecting, "holds-few-batches", "48 of 48 batches at once"),
+        (copying, "holds-few-batches", "of 13 MiB"),
+        (half_collecting, "holds-few-batches", "24 of 48 batches at once"),
+        (half_copying, "holds-few-batches", "of 13 MiB"),
         (stamped, "writes-the-same-bytes-again", "table.arrow"),
         (escaping, "writes-a-table", "log outside its folder"),
         (silent, "writes-a-table", "there is no table.arrow"),

@@ -6,13 +6,21 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import torch
-
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run the block under the seed, for torch on the CPU, NumPy and Python; all three are put back."""
+    """Run the block under a seed: torch's numbers on the CPU, NumPy's global ones and Python's; all are put back.
+
+    ::
+
+        with seeded(request.seed):
+            network = Net()
+
+    Build networks on the CPU: the generators of other devices are left alone.
+    """
+    import numpy as np
+    import torch
+
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
