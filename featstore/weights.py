@@ -48,8 +48,13 @@ def read_weights(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
         raise SetupError(f"There is no weights file {path}.")
     found = _read(path, trust)
     for _ in range(2):  # such as {"model": {"state_dict": …}}
-        inner = [found[key] for key in _KEYS if key in found] if isinstance(found, Mapping) else []
-        found = next((value for value in inner if isinstance(value, (Mapping, torch.nn.Module))), found)
+        inner = {key: found[key] for key in _KEYS if _holds(found, key)} if isinstance(found, Mapping) else {}
+        if len(inner) > 1:
+            raise SetupError(
+                f"{path.name} holds weights under {' and '.join(map(repr, inner))}, and doesn't say which are meant.",
+                hint="save those that are meant alone, best as .safetensors",
+            )
+        found = next(iter(inner.values()), found)
     if isinstance(found, torch.nn.Module):  # a whole network was pickled
         found = found.state_dict()
     if not isinstance(found, Mapping) or not found or not all(torch.is_tensor(v) for v in found.values()):
@@ -66,6 +71,16 @@ def read_weights(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
                 weights = {key.removeprefix(prefix): value for key, value in weights.items()}
                 stripped = True
     return weights
+
+
+def _holds(found: Mapping[str, Any], key: str) -> bool:
+    """Whether weights lie under a key: tensors, a pickled network, or either one level deeper."""
+    import torch
+
+    value = found.get(key)
+    if isinstance(value, Mapping):
+        return any(torch.is_tensor(inner) for inner in value.values()) or any(inner in value for inner in _KEYS)
+    return isinstance(value, torch.nn.Module)
 
 
 def load_weights(

@@ -93,6 +93,15 @@ def test_what_data_parallel_saves(tmp_path: Path) -> None:
     assert_same(read_weights(path), dict(own.state_dict()))
 
 
+def test_weights_under_two_names_are_ambiguous(tmp_path: Path, trained: Weights) -> None:
+    zeros = {key: torch.zeros_like(value) for key, value in trained.items()}
+    with pytest.raises(SetupError, match="holds weights under 'state_dict' and 'model', and doesn't say which"):
+        read_weights(as_torch({"model": trained, "state_dict": zeros}, tmp_path / "weights.pth"))
+    options = {"depth": 3, "name": "resnet18"}
+    path = as_torch({"model": options, "state_dict": trained}, tmp_path / "weights.pth")
+    assert_same(read_weights(path), trained)
+
+
 def test_a_prefix_that_only_some_names_have_belongs_to_them(tmp_path: Path) -> None:
     weights = {"module.a": torch.zeros(2), "b": torch.ones(2)}
     assert_same(read_weights(as_torch(weights, tmp_path / "weights.pth")), weights)

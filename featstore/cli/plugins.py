@@ -81,17 +81,20 @@ def check(
     kind, findings = testing.check(
         name, kind=kind, files=files, plugins=tuple(dict.fromkeys((*above["paths"], *paths))), request=asked
     )
-    broken = [finding for finding in findings if not finding.ok]
+    broken = [finding for finding in findings if finding.tried and not finding.ok]
     if as_json or above["as_json"]:
-        rows = [{"law": f.law, "ok": f.ok, "seen": f.seen, "rule": f.rule} for f in findings]
+        rows = [{"law": f.law, "ok": f.ok, "seen": f.seen, "rule": f.rule, "tried": f.tried} for f in findings]
         print_json({"name": name, "kind": kind, "ok": not broken, "findings": rows})
     else:
         print_table(
-            ["law", "", "seen"], [[f.law, "ok" if f.ok else "BROKEN", f.seen] for f in findings], title=f"{kind} {name}"
+            ["law", "", "seen"],
+            [[f.law, "ok" if f.ok else "BROKEN" if f.tried else "", f.seen] for f in findings],
+            title=f"{kind} {name}",
         )
         for finding in broken:
-            note(f"{finding.law}: {finding.rule}")
-        note(f"{len(findings) - len(broken)} of {len(findings)} laws hold.")
+            note(f"{finding.law}: {finding.rule}".replace("``", "`"))
+        held, untried = sum(f.ok for f in findings), sum(not f.tried for f in findings)
+        note(f"{held} of {len(findings)} laws hold" + (f", {untried} could not be tried." if untried else "."))
     return 1 if broken else 0
 
 

@@ -209,8 +209,9 @@ def leaves_its_batch_as_it_is(case: BackboneCase) -> str:
 @LAWS.law
 def keeps_order(case: BackboneCase) -> str:
     """Row i belongs to input i: another order of inputs gives the same rows in that order."""
-    turned = case.values(np.ascontiguousarray(case.batch[::-1]))
-    return worst([close(turned, case.reference[::-1], case.tolerance, "the batch turned round")])
+    order = np.random.default_rng(0).permutation(len(case.batch))  # one that no reversal or rotation gives back
+    mixed = case.values(np.ascontiguousarray(case.batch[order]))
+    return worst([close(mixed, case.reference[order], case.tolerance, "the batch in another order")])
 
 
 @LAWS.law

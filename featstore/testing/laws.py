@@ -23,19 +23,21 @@ class Finding:
         ok: whether it holds.
         seen: what was seen: a number, a shape, or what is wrong.
         rule: the law in a sentence.
+        tried: False where an earlier law, without which this one can't be tried, is broken.
     """
 
     law: str
     ok: bool
     seen: str
     rule: str
+    tried: bool = True
 
 
 class ConformanceError(AssertionError):
     """A plugin breaks laws; the message has each of them. ``findings`` are all that there are."""
 
     def __init__(self, what: str, findings: Sequence[Finding]) -> None:
-        broken = [finding for finding in findings if not finding.ok]
+        broken = [finding for finding in findings if finding.tried and not finding.ok]
         lines = [f"  {finding.law}: {finding.seen}\n    {finding.rule}" for finding in broken]
         super().__init__("\n".join([f"{what} breaks {len(broken)} of {len(findings)} laws:", *lines]))
         self.findings = list(findings)
@@ -95,7 +97,7 @@ class Laws(Generic[Case]):
         closed = ""
         for law in self.laws:
             if closed:
-                found.append(Finding(law.name, False, f"not tried, because of {closed}", law.rule))
+                found.append(Finding(law.name, False, f"not tried, because of {closed}", law.rule, tried=False))
                 continue
             try:
                 seen, ok = law.check(case), True

@@ -20,7 +20,7 @@ from featstore import (
     seeded,
 )
 from featstore.errors import did_you_mean
-from featstore_torch.network import build, digest_buffers, drop_last, parse_argument, run
+from featstore_torch.network import build, digest_buffers, drop_last, parse_argument, refuse_random, run
 from featstore_torch.outputs import LAST, Layout, survey
 from featstore_torch.source import Factory, importable
 
@@ -61,7 +61,7 @@ class TorchBackbone(Backbone):
             if fault := self._faults[layer]:
                 raise UsageError(
                     f"The layer {layer} can't be taken: {fault}.",
-                    hint=f"choose another --layer: {', '.join(self.layers[:-1])}",
+                    hint=f"choose another --layer: {', '.join(self.layers[:-1]) or 'but none can be taken'}",
                 )
         if self._memory_format is torch.contiguous_format:
             _make_contiguous(self.module)
@@ -74,8 +74,9 @@ class TorchBackbone(Backbone):
 def load(factory: Factory, request: BackboneRequest) -> TorchBackbone:
     """Make the network and its transform.
 
-    The weights are a checkpoint's, all of them, or what the factory made: random ones depend on the seed alone, and
-    the caller's random state is left as it was. Settings: ``arg.NAME`` for the factory, ``layout`` and ``prefix``
+    The weights are a checkpoint's, all of them, or what the factory made. Where it draws them at random,
+    ``--no-pretrained`` must say that they are meant; they depend on the seed alone, and the caller's random state is
+    left as it was. Settings: ``arg.NAME`` for the factory, ``layout`` and ``prefix``
     for its outputs, and those of :class:`~featstore.ImageTransform`, whose defaults hold (224 × 224, ImageNet's mean
     and standard deviation). ``in_chans`` is what the network gets; the factory isn't told.
 
@@ -83,10 +84,9 @@ def load(factory: Factory, request: BackboneRequest) -> TorchBackbone:
         UsageError: options that contradict each other, or that the network can't follow.
         SetupError: the factory fails, or the checkpoint doesn't fit.
     """
-    if request.pretrained or (request.pretrained is False and request.checkpoint is None):
+    if request.pretrained:
         raise UsageError(
-            f"{request.name}: the factory decides whether its weights are pretrained, not --pretrained or "
-            "--no-pretrained.",
+            f"{request.name}: the factory decides whether its weights are pretrained, not --pretrained.",
             hint="--checkpoint FILE, or an argument of the factory: --set arg.NAME=VALUE",
         )
     if request.in_chans is not None and request.in_chans < 1:
@@ -100,6 +100,9 @@ def load(factory: Factory, request: BackboneRequest) -> TorchBackbone:
     layout = Layout.parse(settings.pop("layout", None), settings.pop("prefix", "0"))
     transform = _transform(3 if request.in_chans is None else request.in_chans, settings)
     noise = _noise((transform.channels, *transform.image_size))
+    if request.checkpoint is None and request.pretrained is None:
+        with importable(factory.folder):
+            refuse_random(factory, arguments, noise[:1], request)
     with importable(factory.folder), seeded(request.seed):
         network = build(factory, arguments)
         buffers = digest_buffers(network)  # before a pass: what that writes into them comes of the rest

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featstore import FeatstoreError, SetupError, UsageError, capture
+from featstore import BackboneRequest, FeatstoreError, SetupError, UsageError, capture, seeded
 from featstore.errors import did_you_mean
 from featstore_torch.source import Factory
 
@@ -113,6 +113,27 @@ def run(network: nn.Module, batch: torch.Tensor, name: str) -> Any:
             f"{name} can't take a batch of shape {tuple(batch.shape)}: {type(error).__name__}: {error}",
             hint="--set image_size=… and --in-chans say what it gets; --set arg.NAME=… how it is made",
         ) from error
+
+
+def refuse_random(
+    factory: Factory, arguments: Mapping[str, Any], batch: torch.Tensor, request: BackboneRequest
+) -> None:
+    """Raise UsageError where the factory's weights are random: where two seeds give two networks."""
+    states = []
+    for seed in (request.seed, request.seed + 1):
+        with seeded(seed):
+            network = build(factory, arguments)
+            run(network, batch, request.name)  # lazy modules get their shapes here
+            states.append({key: value.contiguous().reshape(-1) for key, value in network.state_dict().items()})
+    first, second = states
+    same = first.keys() == second.keys() and all(
+        torch.equal(value.view(torch.uint8), second[key].view(torch.uint8)) for key, value in first.items()
+    )
+    if not same:
+        raise UsageError(
+            f"{request.name} draws its weights at random, and no checkpoint was given.",
+            hint="--checkpoint FILE, or --no-pretrained if random ones are meant",
+        )
 
 
 def drop_last(network: nn.Module, count: int, batch: torch.Tensor, name: str) -> nn.Module:

@@ -63,7 +63,7 @@ def test_check_prints_a_line_a_law(run: Run) -> None:
 def test_check_finds_the_kind(run: Run, name: str, kind: str) -> None:
     done = run("plugins", "check", name, "--json")
     assert (done.code, done.json["kind"], done.json["ok"]) == (0, kind, True)
-    assert set(done.json["findings"][0]) == {"law", "ok", "seen", "rule"}
+    assert set(done.json["findings"][0]) == {"law", "ok", "seen", "rule", "tried"}
 
 
 def test_check_of_a_backbone_takes_what_extract_takes(run: Run, tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def spec(name: str) -> featstore.BackboneSpec:
 
 def load(factory: str = "Conv", *, size: int = 32, settings: dict[str, str] | None = None, **options: Any) -> Backbone:
     name = factory if factory.startswith("torch:") else f"torch:./nets.py:{factory}"
-    return spec(name).load(BackboneRequest(name, settings={"image_size": str(size), **(settings or {})}, **options))
+    given = {"pretrained": None if "checkpoint" in options else False, **options}
+    return spec(name).load(BackboneRequest(name, settings={"image_size": str(size), **(settings or {})}, **given))
 
 
 def forward(backbone: Backbone, inputs: torch.Tensor, *layers: str) -> dict[str, Tokens]:
@@ -263,7 +264,7 @@ def test_layouts(project: Path, batch: torch.Tensor) -> None:
 
 
 def test_the_laws_of_backbones(project: Path) -> None:
-    check_backbone("torch:./nets.py:Conv", settings={"image_size": "32"})
+    check_backbone("torch:./nets.py:Conv", pretrained=False, settings={"image_size": "32"})
 
 
 # --------------------------------------------------------------------------------------------------- drop last
@@ -360,7 +361,8 @@ def test_edited_code_is_another_revision(project: Path, tmp_path: Path) -> None:
     assert second.revision != first.revision
     inputs = torch.ones(1, 3, 32, 32)
     backbones = [
-        found.load(BackboneRequest("torch:./nets.py:Conv", settings={"image_size": "32"})) for found in (first, second)
+        found.load(BackboneRequest("torch:./nets.py:Conv", False, settings={"image_size": "32"}))
+        for found in (first, second)
     ]
     values = [forward(backbone, inputs)["last"].values for backbone in backbones]
     weights = [network(backbone).state_dict() for backbone in backbones]
@@ -592,7 +594,9 @@ def test_a_changed_buffer_makes_a_new_version(project: Path, rng: np.random.Gene
     store.ingest("images", layouts=["{patient_id}.png"], modality="A")
     for value in (0.0, 0.0, 2.0):
         torch.save(torch.full((4,), value), "table.pt")
-        store.extract(name="own", backbone="torch:./nets.py:Net", settings={"image_size": "32"}, device="cpu")
+        store.extract(
+            name="own", backbone="torch:./nets.py:Net", pretrained=False, settings={"image_size": "32"}, device="cpu"
+        )
     found = [store.sql(f'select vector from vectors."own@v{version}"').to_pandas()["vector"][0] for version in (1, 2)]
     np.testing.assert_allclose(found[1], found[0] + 2, rtol=1e-5)
     assert store.sql("select count(*) n from features").to_pandas()["n"][0] == 2
@@ -652,7 +656,7 @@ def test_the_transform_needs_no_code_of_the_user(project: Path, rng: np.random.G
     ("factory", "options", "says"),
     [
         ("Conv", {"pretrained": True}, "the factory decides"),
-        ("Conv", {"pretrained": False}, "the factory decides"),
+        ("Conv", {"pretrained": None}, "draws its weights at random, and no checkpoint"),
         ("Conv", {"in_chans": 0}, "one channel at least"),
         ("Conv", {"in_chans": 1}, r"can't take a batch of shape \(1, 1, 32, 32\): RuntimeError"),
         ("Conv", {"settings": {"imagesize": "96"}}, "Did you mean 'image_size'"),

