@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # The torch that the tests run with. For the newest, make venv CONSTRAINTS=
 CONSTRAINTS ?= constraints/cpu.txt
+# Processes that run the tests, each with one thread for the networks.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -42,7 +44,7 @@ demo: $(READY) ## Run the whole path on real pixels with real weights, in ./demo
 
 test: lint ## Run every check: lint, then the tests.
 	@$(call step,pytest)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY) ## Check style, types and the direction of imports.
 	@$(call step,ruff check)

@@ -6,22 +6,15 @@ is ever loaded from inside a store.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import importlib
 import importlib.metadata
-import importlib.util
 import json
 import logging
 import multiprocessing
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import pluggy
@@ -29,6 +22,7 @@ import pluggy
 from featstore import hookspecs
 from featstore.errors import FeatstoreError, NotFoundError, PluginError, did_you_mean
 from featstore.keys import parse_call
+from featstore.providers import DIGEST, Provider, import_plugin
 from featstore.spec import (
     BackboneSpec,
     ExporterSpec,
@@ -52,23 +46,6 @@ KINDS: Mapping[str, type] = {
 SLOW = 2.0
 log = logging.getLogger("featstore")
 Spec = TypeVar("Spec", BackboneSpec, PoolerSpec, FuserSpec, ReaderSpec, ExporterSpec)
-
-
-@dataclass(slots=True)
-class Provider:
-    """One plugin: where it came from, and what went wrong with it, if anything did.
-
-    Attributes:
-        seconds: what importing it and listing its specs took; what other plugins had imported already cost it nothing.
-        digest: of its source, where it is a file given by hand: such a file is edited from run to run.
-    """
-
-    name: str
-    version: str
-    origin: str
-    error: str = ""
-    seconds: float = 0.0
-    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +95,7 @@ class Plugins:
             plugins._add(Provider(entry.name, version, entry.value), entry.load, strict)
         for path in plugins.paths:
             # Somebody asked for this very plugin: to go on without it would be to do something else than asked.
-            plugins._add(Provider(Path(path).stem, "", path), functools.partial(_import, path), strict=True)
+            plugins._add(Provider(Path(path).stem, "", path), functools.partial(import_plugin, path), strict=True)
         plugins._collect(strict)
         plugins._name_slow_ones()
         return plugins
@@ -127,14 +104,14 @@ class Plugins:
         self.providers.append(provider)
         module = None
         try:
-            with _timed(provider):
+            with provider.timed():
                 loaded = load()
             if as_name := self.manager.get_name(loaded):
                 raise PluginError(f"it is loaded already, as the plugin {as_name!r}")
             if other := self._owners.get(provider.name):
                 raise PluginError(f"another plugin has this name: {other.origin}. One of the two must be renamed.")
             module = loaded
-            provider.digest = getattr(loaded, _DIGEST, "")
+            provider.digest = getattr(loaded, DIGEST, "")
             self.manager.register(module, name=provider.name)
             implemented = self.manager.get_hookcallers(module)
             if not implemented:
@@ -171,7 +148,7 @@ class Plugins:
             for implementation in getattr(self.manager.hook, f"featstore_{kind}s").get_hookimpls():
                 provider = self._owners[implementation.plugin_name]
                 try:
-                    with _timed(provider):
+                    with provider.timed():
                         specs = list(implementation.function())
                     for spec in specs:
                         _check_type(spec, spec_type, f"featstore_{kind}s")
@@ -372,15 +349,6 @@ class Plugins:
                 yield provider.name, provider.version or provider.origin
 
 
-@contextlib.contextmanager
-def _timed(provider: Provider) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        provider.seconds += time.perf_counter() - start
-
-
 def _call(implementation: pluggy.HookImpl, **arguments: str | bool) -> Any:
     """Call one plugin's function with those arguments that it takes, as pluggy does."""
     return implementation.function(*(arguments[name] for name in implementation.argnames))
@@ -389,34 +357,3 @@ def _call(implementation: pluggy.HookImpl, **arguments: str | bool) -> Any:
 def _check_type(spec: object, wanted: type, hook: str) -> None:
     if not isinstance(spec, wanted):
         raise PluginError(f"{hook} gave {type(spec).__name__}, not {wanted.__name__}")
-
-
-#: Where the digest of a plugin file's source is kept: what is imported stays as it was, whatever the file holds later.
-_DIGEST = "__featstore_digest__"
-
-
-def _import(path: str) -> ModuleType:
-    """Import a plugin given by hand: a file, or the name of a module.
-
-    A file's module name is made from its path, so that a loader worker that loads it again can unpickle its objects.
-    """
-    if not path.endswith(".py"):
-        return importlib.import_module(path)
-    file = Path(path).resolve()
-    name = f"featstore_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if not file.is_file():
-        raise PluginError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    setattr(module, _DIGEST, hashlib.sha256(file.read_bytes()).hexdigest()[:16])
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

@@ -375,3 +375,12 @@ def test_a_listed_name_of_another_plugins_family_is_refused(install: Install) ->
     with pytest.raises(PluginError, match="The plugin lab_thief registers 'timm:test_vit', a name of the family timm"):
         plugins.backbone("timm:test_vit")
     assert plugins.backbone("timm:test_resnet").name == "timm:test_resnet"
+
+
+def test_a_plugin_file_in_a_store_is_not_imported(store: featstore.Store) -> None:
+    marker = store.path.parent / "it ran"
+    file = store.path / "models" / "mine.py"
+    file.write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n" + POOLER.format(name="mine"))
+    with pytest.raises(PluginError, match="it lies in a store"):
+        Plugins.load([str(file)])
+    assert not marker.exists()
