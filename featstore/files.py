@@ -51,6 +51,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
+def in_store(path: Path) -> bool:
+    """Whether a file or folder lies in a store, by its name or by where links lead: then no code of it is run."""
+    return any((folder / "featstore.toml").exists() for p in (path, path.resolve()) for folder in (p, *p.parents))
+
+
 def inside(root: Path, relative: str) -> Path:
     """A path that a store's own records give, below ``root``. Links are the owner's: ``features`` may be another disk.
 

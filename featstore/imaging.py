@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,8 @@ from PIL import Image
 
 from featstore.errors import InputError, UsageError, did_you_mean
 from featstore.masks import cover, find_inside, to_labels
+from featstore.pixels import Pixels, Size, as_image, crop, crop_start, resize, scale, to_grey
 from featstore.spec import Json
-
-Pixels: TypeAlias = npt.NDArray[Any]
-Size: TypeAlias = tuple[int, int]
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -38,12 +36,8 @@ _CHOICES = {
     "colour": ("rec601", "refuse"),
     "alpha": ("opaque", "drop"),
 }
-# ITU-R BT.601 luma, which Pillow and torchvision use for RGB → grey.
-_REC601 = (0.299, 0.587, 0.114)
 # 16-bit pixels that are all below this use 12 bits at most, as scanners do: taken for 16, they are nearly constant.
 _FAINT = 4096
-# A 1 × 100,000 strip, its short side brought to 256, would need 6.5 gigapixels.
-_MAX_RESIZED = 2**26
 
 
 @dataclass(frozen=True)
@@ -157,6 +151,17 @@ class ImageTransform:
                 values[key] = values[key] * channels
         return cls(**values)
 
+    @staticmethod
+    def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+        """A model's mean or std, for another number of channels than its own.
+
+        Libraries sum or repeat the RGB kernels then: RGB's average is fair to each channel.
+
+        >>> ImageTransform.per_channel((1.0, 2.0, 3.0), 2)
+        (2.0, 2.0)
+        """
+        return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
     # ------------------------------------------------------------------------------------------- transform
     def __call__(self, image: Any) -> npt.NDArray[np.float32]:
         """Transform one image.
@@ -165,14 +170,14 @@ class ImageTransform:
             InputError: not an image array, no pixels, a value that isn't finite, channels or a dtype that the
                 settings don't cover, or a constant image under ``range=minmax`` (it has no range).
         """
-        pixels = self._select_channels(_as_image(image))
+        pixels = self._select_channels(as_image(image))
         if pixels.dtype == np.uint8 and self.range == "dtype":
             # timm's own path: 8-bit in Pillow, which rounds and clips to 8 bits, then / 255.
             fill = [round(255 * value) for value in self.mean]
             values: Pixels = self._fit(pixels, fill).astype(np.float32) / np.float32(255)
         else:
             # The window comes before the resizing: a metal artefact must not ring into its neighbours.
-            unit = _scale(pixels, *self._window(pixels))
+            unit = scale(pixels, *self._window(pixels))
             values = np.clip(self._fit(unit, self.mean), 0, 1)
         values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
@@ -200,7 +205,7 @@ class ImageTransform:
                 hint="make the mask on the image as it is ingested, or resample it there yourself",
             )
         resized = self._resized(*values.shape)
-        top, left = (_start(have, want) for have, want in zip(resized, self.image_size, strict=True))
+        top, left = (crop_start(have, want) for have, want in zip(resized, self.image_size, strict=True))
         shares = cover(find_inside(values, labels), resized, (top, left), self.image_size)
         if not shares.any():
             raise InputError(
@@ -226,7 +231,7 @@ class ImageTransform:
         if found == 3 and self.channels == 1:
             if self.colour == "refuse":
                 raise InputError("The image is RGB and the network takes grey.", hint="--set colour=rec601")
-            return _luma(pixels)
+            return to_grey(pixels)
         return pixels
 
     def _check_alpha(self, alpha: Pixels) -> None:
@@ -268,10 +273,10 @@ class ImageTransform:
     def _fit(self, pixels: Pixels, fill: Iterable[float]) -> Pixels:
         """Resize and crop: (H, W, 1 or channels) → (height, width, channels)."""
         height, width = pixels.shape[:2]
-        pixels = _resize(pixels, self._resized(height, width), _FILTERS[self.interpolation])
+        pixels = resize(pixels, self._resized(height, width), _FILTERS[self.interpolation])
         pixels = np.broadcast_to(pixels, (*pixels.shape[:2], self.channels))
         border = list(fill) if self.crop_mode == "border" else [0] * self.channels
-        return _crop(pixels, self.image_size, border)
+        return crop(pixels, self.image_size, border)
 
     def _resized(self, height: int, width: int) -> Size:
         """The size before the crop, with timm's and torchvision's roundings."""
@@ -287,73 +292,6 @@ class ImageTransform:
         ratios = height / target[0], width / target[1]
         ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
         return max(round(height / ratio), 1), max(round(width / ratio), 1)
-
-
-# --------------------------------------------------------------------------------------------------- pixels
-def _as_image(image: object) -> Pixels:
-    """Check one decoded image and give it three axes: (H, W, C) of a native numeric dtype."""
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"An image network needs an array of pixels, not {type(image).__name__}.")
-    if image.ndim not in (2, 3):
-        raise InputError(f"An image has 2 or 3 axes, and this array has {image.ndim}: {image.shape}.")
-    if image.size == 0:
-        raise InputError(f"The image has no pixels: its shape is {image.shape}.")
-    if image.dtype.kind not in "uif":
-        raise InputError(f"The pixels are {image.dtype}: only integers and floats are understood.")
-    if image.dtype.kind == "f" and not (finite := np.isfinite(image)).all():
-        raise InputError(f"{finite.size - np.count_nonzero(finite)} of {image.size} values are NaN or infinite.")
-    pixels: Pixels = image.astype(image.dtype.newbyteorder("="), copy=False)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _luma(pixels: Pixels) -> Pixels:
-    """RGB → (H, W, 1); 8-bit as Pillow does it, other integers rounded back to their own dtype."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[:, :, None]
-    luma: Pixels = (pixels.astype(np.float64) * _REC601).sum(axis=2, keepdims=True)
-    return (luma if pixels.dtype.kind == "f" else np.rint(luma)).astype(pixels.dtype)
-
-
-def _scale(pixels: Pixels, low: float, high: float) -> npt.NDArray[np.float32]:
-    """Bring ``low``…``high`` to 0…1, in float64 until the end: 32-bit integers don't fit float32."""
-    return np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
-
-
-def _resize(pixels: Pixels, size: Size, resample: Image.Resampling) -> Pixels:
-    """Resize uint8 or float32 (H, W, C) to ``size`` = (height, width) in Pillow's modes RGB, L and F."""
-    height, width = size
-    if pixels.shape[:2] == size:
-        return pixels
-    if height * width > _MAX_RESIZED:
-        raise InputError(
-            f"{pixels.shape[0]} × {pixels.shape[1]} pixels would become {height} × {width} before the crop: "
-            "the sides are too unequal.",
-            hint="--set crop_mode=squash, or crop_mode=border",
-        )
-    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(image.resize((width, height), resample))
-    bands = (Image.fromarray(np.ascontiguousarray(pixels[:, :, i])) for i in range(pixels.shape[2]))
-    return np.stack([np.asarray(band.resize((width, height), resample)) for band in bands], axis=2)
-
-
-def _start(have: int, want: int) -> int:
-    """Where the centre of a side begins, with torchvision's roundings; below 0 where the side is padded."""
-    return round((have - want) / 2) if have >= want else -((want - have) // 2)
-
-
-def _crop(pixels: Pixels, size: Size, fill: Iterable[float]) -> Pixels:
-    """Take the centre; where the image is smaller, pad with ``fill``."""
-    starts = [_start(have, want) for have, want in zip(pixels.shape[:2], size, strict=True)]
-    top, left = (slice(max(start, 0), start + want) for start, want in zip(starts, size, strict=True))
-    centre = pixels[top, left]
-    if centre.shape[:2] == size:
-        return centre
-    padded = np.empty((*size, pixels.shape[2]), pixels.dtype)
-    padded[:] = np.asarray(list(fill), pixels.dtype)
-    above, before = (max(-start, 0) for start in starts)
-    padded[above : above + centre.shape[0], before : before + centre.shape[1]] = centre
-    return padded
 
 
 # ----------------------------------------------------------------------------------------- settings as text

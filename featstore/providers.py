@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from featstore.errors import PluginError
+from featstore.files import in_store
 
 #: Where the digest of a plugin file's source is kept: what is imported stays as it was, whatever the file holds later.
 DIGEST = "__featstore_digest__"
@@ -61,7 +62,7 @@ def import_plugin(path: str) -> ModuleType:
         return sys.modules[name]
     if not file.is_file():
         raise PluginError(f"there is no file {path}")
-    if any((folder / "featstore.toml").exists() for folder in file.parents):
+    if in_store(Path(path).absolute()):
         raise PluginError("it lies in a store, which is data: no code in it is ever run")
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import sysconfig
+import venv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +44,60 @@ def rng() -> np.random.Generator:
 def store(tmp_path: Path) -> featstore.Store:
     """A new, empty store."""
     return featstore.init(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def outside() -> Callable[..., str]:
+    """``outside(command, *words, cwd=…)``: a command's stdout; what it said is shown where it fails.
+
+    No variable leads it back to the checkout.
+    """
+
+    def call(*command: object, cwd: Path) -> str:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FEATSTORE"))}
+        done = subprocess.run(list(map(str, command)), cwd=cwd, env=kept, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def build_wheel(outside: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """A function that builds a project's wheel, as anyone would."""
+
+    def build(project: Path) -> Path:
+        out = tmp_path_factory.mktemp("dist")
+        outside(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, project, cwd=out)
+        (built,) = out.glob("*.whl")
+        return built
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_environment(outside: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``make_environment(*packages)``: the folder of commands of a fresh environment that has them installed.
+
+    It borrows their dependencies from the running one, through a .pth file: Python doesn't follow the .pth files of a
+    folder that is added so, and the editable installation of this checkout is one of them.
+    """
+
+    def make(*packages: Path) -> Path:
+        home = tmp_path_factory.mktemp("venv")
+        venv.create(home)
+        scripts = home / ("Scripts" if os.name == "nt" else "bin")
+        asked = (scripts / "python", "-c", "import sysconfig as s; print(s.get_path('purelib'))")
+        borrowed = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+        site = Path(outside(*asked, cwd=home).strip())
+        (site / "borrowed.pth").write_text("\n".join(borrowed), encoding="utf-8")
+        pip = (sys.executable, "-m", "pip", "--python", scripts / "python", "install", "--no-index", "--no-deps")
+        # featstore is among the borrowed ones already, in name: it is to be installed all the same.
+        quiet = ("--no-build-isolation", "--quiet", "--disable-pip-version-check", "--ignore-installed")
+        outside(*pip, *quiet, *packages, cwd=home)
+        return scripts
+
+    return make
 
 
 @pytest.fixture

@@ -198,6 +198,11 @@ def _ok(reads: pa.Table, failures: pa.Table) -> int:
     return sum(sample not in failed for sample in reads.column("sample").to_pylist())
 
 
+#: What is known of the bytes of a sample, and of those of its mask: hash, size and time.
+_IMAGE = ("content_hash", "size", "mtime_ns")
+_MASK = ("mask_hash", "mask_size", "mask_mtime_ns")
+
+
 def _settle_contents(
     connection: duckdb.DuckDBPyConnection, put_back: Sequence[int], masks_put_back: Sequence[int]
 ) -> int:
@@ -218,22 +223,20 @@ def _settle_contents(
     )
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE settled AS SELECT r.*, "
-        f"CASE {_verdict('content_hash', 'size', 'mtime_ns', '$put_back')} AS what, {mask} AS of_mask "
+        f"CASE {_verdict(*_IMAGE, '$put_back')} AS what, {mask} AS of_mask "
         "FROM reads r JOIN core.sample s ON s.id = r.sample",
         {"put_back": list(put_back), "masks_put_back": list(masks_put_back)},
     )
     connection.execute("DELETE FROM temp.settled WHERE what = 'stale'")
-    connection.execute(
-        "UPDATE core.sample s SET content_hash = t.content_hash, size = t.size, mtime_ns = t.mtime_ns "
-        "FROM temp.settled t WHERE t.sample = s.id AND t.what <> 'same'"
-    )
-    connection.execute(
-        "UPDATE core.sample s SET mask_hash = t.mask_hash, mask_size = t.mask_size, mask_mtime_ns = t.mask_mtime_ns "
-        "FROM temp.settled t WHERE t.sample = s.id AND t.of_mask IN ('first', 'changed')"
-    )
     changed = "(t.what = 'changed' OR t.of_mask = 'changed')"
+    taken = [  # in one statement: each looks through all samples
+        f"{column} = CASE WHEN t.{verdict} IN ('first', 'changed') THEN t.{column} ELSE s.{column} END"
+        for verdict, columns in (("what", _IMAGE), ("of_mask", _MASK))
+        for column in columns
+    ]
     connection.execute(
-        f"UPDATE core.sample s SET content = s.content + 1 FROM temp.settled t WHERE t.sample = s.id AND {changed}"
+        f"UPDATE core.sample s SET {', '.join(taken)}, content = s.content + {changed}::INTEGER FROM temp.settled t "
+        "WHERE t.sample = s.id AND (t.what <> 'same' OR t.of_mask IN ('first', 'changed'))"
     )
     connection.execute(
         "INSERT INTO temp.fresh SELECT s.id, s.content, t.of_mask <> 'stale' FROM core.sample s "

@@ -150,7 +150,10 @@ class Network:
                     on_device = on_device.contiguous(memory_format=torch.channels_last)
                 with self._autocast():
                     layers = self._tokens(on_device, list(dict.fromkeys(way.layer for way in ways)))
-                return [self._array(self._pool(way, layers[way.layer], masks), len(batch)) for way in ways]
+                inside = {way.layer: _token_weights(layers[way.layer], masks) for way in ways if way.regions}
+                return [
+                    self._array(self._pool(way, layers[way.layer], inside.get(way.layer)), len(batch)) for way in ways
+                ]
         except RuntimeError as error:
             # A CPU has no class of its own for it.
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -194,11 +197,11 @@ class Network:
                 )
         return found
 
-    def _pool(self, way: Way, tokens: Tokens, masks: torch.Tensor | None) -> Any:
+    def _pool(self, way: Way, tokens: Tokens, inside: torch.Tensor | None) -> Any:
         values = tokens.values
         if values.dtype.itemsize < 4:
             values = values.float()  # half precision loses digits in sums over thousands of tokens
-        weights = {"weights": _token_weights(tokens, masks).to(values)} if way.regions else {}
+        weights = {"weights": inside.to(values)} if way.regions and inside is not None else {}
         try:
             return way.pool(values, prefix=tokens.prefix, grid=tokens.grid, **weights)
         except FeatstoreError:

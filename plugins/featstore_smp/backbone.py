@@ -89,8 +89,7 @@ def load(request: BackboneRequest) -> SmpBackbone:
 def _transform(colours: Mapping[str, Sequence[float]], channels: int, settings: Mapping[str, str]) -> ImageTransform:
     defaults: dict[str, Any] = {**_GEOMETRY, "channels": channels}
     for key, values in colours.items():
-        # For other channel counts smp sums or repeats the RGB kernels: RGB's average is then fair to each channel.
-        defaults[key] = tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+        defaults[key] = ImageTransform.per_channel(values, channels)
     return ImageTransform.from_settings(defaults, settings, others=_SETTINGS)
 
 

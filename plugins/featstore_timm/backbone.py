@@ -93,9 +93,7 @@ def _transform(config: Mapping[str, Any], in_chans: int | None, settings: Mappin
     defaults: dict[str, Any] = {"image_size": tuple(config["input_size"][-2:]), "channels": channels}
     defaults |= {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode")}
     for key in ("mean", "std"):
-        values = tuple(config[key])
-        # For other channel counts timm sums or repeats the RGB kernels: RGB's average is then fair to each channel.
-        defaults[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
+        defaults[key] = ImageTransform.per_channel(config[key], channels)
     return ImageTransform.from_settings(defaults, settings, others=("checkpoint_keys",))
 
 

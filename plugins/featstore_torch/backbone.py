@@ -121,7 +121,7 @@ def load(factory: Factory, request: BackboneRequest) -> TorchBackbone:
 def _transform(channels: int, settings: Mapping[str, str]) -> ImageTransform:
     defaults: dict[str, Any] = {"channels": channels}
     for key, values in (("mean", ImageTransform.mean), ("std", ImageTransform.std)):
-        defaults[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
+        defaults[key] = ImageTransform.per_channel(values, channels)
     return ImageTransform.from_settings(defaults, settings, others=("layout", "prefix", f"{_ARGUMENT}NAME"))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from featstore import FeatstoreError, NotFoundError, SetupError, UsageError, seeded
 from featstore.errors import did_you_mean
+from featstore.files import in_store
 from featstore_torch.digest import check_not_elsewhere, imports, is_own, source_digest
 
 # Code that is nobody's network, and does things: subprocess:getoutput, torch.hub:load.
@@ -96,11 +97,6 @@ def importable(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-
-
-def in_store(path: Path) -> bool:
-    """Whether the file or folder lies in a store, by its name or by where links lead."""
-    return any((folder / "featstore.toml").exists() for p in (path, path.resolve()) for folder in (p, *p.parents))
 
 
 def refuse_in_store(path: Path) -> None:

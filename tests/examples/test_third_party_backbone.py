@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import sysconfig
-import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,22 +19,10 @@ EXAMPLE = CHECKOUT / "examples" / "third_party_backbone"
 Run = Callable[..., str]
 
 
-def call(*command: object, cwd: Path) -> str:
-    """A command's stdout; what it said is shown where it fails. No variable leads it back to the checkout."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FEATSTORE"))}
-    kept["HF_HUB_OFFLINE"] = "1"
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env=kept, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """featstore's and the example's, built as anyone would."""
-    out = tmp_path_factory.mktemp("dist")
-    for project in (CHECKOUT, EXAMPLE):
-        call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, project, cwd=out)
-    return sorted(out.glob("*.whl"))
+def wheels(build_wheel: Callable[[Path], Path]) -> list[Path]:
+    """featstore's and the example's."""
+    return [build_wheel(CHECKOUT), build_wheel(EXAMPLE)]
 
 
 @pytest.fixture(scope="module")
@@ -50,35 +33,10 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def run(wheels: list[Path], begun: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """``run("featstore", …)``: a command of a fresh environment that has the wheels and the packages installed.
-
-    It borrows their dependencies from the running one, through a .pth file: Python doesn't follow the .pth files of a
-    folder that is added so, and the editable installation of this checkout is one of them.
-    """
-    home = tmp_path_factory.mktemp("venv")
-    venv.create(home)
-    scripts = home / ("Scripts" if os.name == "nt" else "bin")
-    packages = Path(
-        call(scripts / "python", "-c", "import sysconfig as s; print(s.get_path('purelib'))", cwd=home).strip()
-    )
-    borrowed = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
-    (packages / "borrowed.pth").write_text("\n".join(borrowed), encoding="utf-8")
-    install = ("install", "--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check")
-    # featstore is among the borrowed ones already, in name: it is to be installed all the same.
-    call(
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        scripts / "python",
-        *install,
-        "--ignore-installed",
-        *wheels,
-        *begun,
-        cwd=home,
-    )
-    return lambda command, *words, cwd: call(scripts / command, *words, cwd=cwd)
+def run(wheels: list[Path], begun: list[Path], make_environment: Callable[..., Path], outside: Run) -> Run:
+    """``run("featstore", …)``: a command of a fresh environment that has the wheels and the packages installed."""
+    scripts = make_environment(*wheels, *begun)
+    return lambda command, *words, cwd: outside(scripts / command, *words, cwd=cwd)
 
 
 def test_the_wheel_is_the_plugin_alone(wheels: list[Path]) -> None:
