@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+#: What is known of the bytes of a sample, and of those of its mask: hash, size and time.
+_IMAGE = ("content_hash", "size", "mtime_ns")
+_MASK = ("mask_hash", "mask_size", "mask_mtime_ns")
+
+
 def modalities(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The modalities that there are samples of."""
     return [str(r[0]) for r in connection.execute("SELECT DISTINCT modality FROM core.sample ORDER BY 1").fetchall()]
@@ -94,25 +99,23 @@ def absorbed(connection: duckdb.DuckDBPyConnection, run: int) -> set[int]:
     return {int(row[0]) for row in connection.execute("SELECT chunk FROM core.chunk WHERE run = ?", [run]).fetchall()}
 
 
-def contradicted(connection: duckdb.DuckDBPyConnection, reads: pa.Table) -> list[tuple[int, str, int, int]]:
+def contradicted(
+    connection: duckdb.DuckDBPyConnection, reads: pa.Table, *, masks: bool = False
+) -> list[tuple[int, str, int, int]]:
     """Reads of other bytes than the catalog's, from a file that was older: sample, uri, size and mtime_ns as read.
 
     Either the file was read before the catalog's bytes were, or an older file was put in its place since.
+
+    Args:
+        masks: of the samples' masks, and not of their own files.
     """
+    (hash, size, mtime_ns), uri, same = _IMAGE, "uri", ""
+    if masks:
+        (hash, size, mtime_ns), uri, same = _MASK, "mask_uri", " AND s.mask_uri = r.mask_uri"
     with registered(connection, reads=reads):
         return connection.execute(
-            "SELECT r.sample, s.uri, r.size, r.mtime_ns FROM reads r JOIN core.sample s ON s.id = r.sample "
-            "WHERE s.content = r.content AND s.content_hash <> r.content_hash AND r.mtime_ns < s.mtime_ns"
-        ).fetchall()
-
-
-def contradicted_masks(connection: duckdb.DuckDBPyConnection, reads: pa.Table) -> list[tuple[int, str, int, int]]:
-    """The same of masks: sample, mask_uri, size and mtime_ns as read."""
-    with registered(connection, reads=reads):
-        return connection.execute(
-            "SELECT r.sample, s.mask_uri, r.mask_size, r.mask_mtime_ns FROM reads r "
-            "JOIN core.sample s ON s.id = r.sample WHERE s.content = r.content AND s.mask_uri = r.mask_uri "
-            "AND s.mask_hash <> r.mask_hash AND r.mask_mtime_ns < s.mask_mtime_ns"
+            f"SELECT r.sample, s.{uri}, r.{size}, r.{mtime_ns} FROM reads r JOIN core.sample s ON s.id = r.sample "
+            f"WHERE s.content = r.content{same} AND s.{hash} <> r.{hash} AND r.{mtime_ns} < s.{mtime_ns}"
         ).fetchall()
 
 
@@ -196,11 +199,6 @@ def absorb(
 def _ok(reads: pa.Table, failures: pa.Table) -> int:
     failed = set(failures.column("sample").to_pylist())
     return sum(sample not in failed for sample in reads.column("sample").to_pylist())
-
-
-#: What is known of the bytes of a sample, and of those of its mask: hash, size and time.
-_IMAGE = ("content_hash", "size", "mtime_ns")
-_MASK = ("mask_hash", "mask_size", "mask_mtime_ns")
 
 
 def _settle_contents(

@@ -80,7 +80,7 @@ class Committer:
                     [sample for sample, uri, size, mtime_ns in older if _is_now(uri, size, mtime_ns)]
                     for older in (
                         vectors.contradicted(connection, reads),
-                        vectors.contradicted_masks(connection, reads),
+                        vectors.contradicted(connection, reads, masks=True),
                     )
                 )
                 changed = vectors.absorb(
