@@ -301,9 +301,8 @@ class Plugins:
 
     def reads(self, path: str) -> bool:
         """Whether some reader knows the file's ending."""
-        return path.lower().endswith(
-            tuple(suffix for item in self.registered("reader") for suffix in item.spec.suffixes)
-        )
+        endings = tuple(suffix for item in self.registered("reader") for suffix in item.spec.suffixes)
+        return path.lower().endswith(tuple(filter(None, endings))) or ("" in endings and not _ending(path))
 
     def exporter(self, path: Path) -> ExporterSpec:
         """The exporter for a file name, by its ending."""
@@ -320,7 +319,7 @@ class Plugins:
         lower, found = path.lower(), {}
         for item in self.registered(kind):
             suffixes = item.spec.suffixes if kind == "reader" else (item.spec.suffix,)
-            if matching := [suffix for suffix in suffixes if lower.endswith(suffix)]:
+            if matching := [s for s in suffixes if (lower.endswith(s) if s else not _ending(lower))]:
                 found[item.name] = max(map(len, matching))
         best = [name for name in found if found[name] == max(found.values())]
         if len(best) > 1:
@@ -347,6 +346,12 @@ class Plugins:
         for provider in self.providers:
             if not provider.error:
                 yield provider.name, provider.version or provider.origin
+
+
+def _ending(path: str) -> str:
+    """The ending of a file's name; that of ``1.2.840.78`` is none, as scanners name their files."""
+    ending = Path(path).suffix
+    return "" if ending[1:].isdigit() else ending
 
 
 def _call(implementation: pluggy.HookImpl, **arguments: str | bool) -> Any:

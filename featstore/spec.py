@@ -11,12 +11,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar
+
+from featstore import kept_open
+from featstore.errors import InputError
+from featstore.locations import is_url, open_file, stat_of
 
 if TYPE_CHECKING:  # type names only: listing plugins must not cost an import of torch or pyarrow
     import numpy as np
     import pyarrow as pa
     import torch
+
+T = TypeVar("T")
 
 #: What may stand in a recorded setting: it must survive a trip through JSON unchanged.
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -216,27 +222,80 @@ class Source:
     """One input's bytes. What a reader reads through it is what the content hash is taken of.
 
     Attributes:
-        path: the file.
+        location: the file, or its URL.
         fragment: the part of the file (``/valid/42``, ``axis=2&slice=17``), or None for the whole.
         content_hash: SHA-256 of what was read, as hex; None until something was.
         size, mtime_ns: of the file, as it was when it was read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fragment: str | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, location: str | os.PathLike[str], fragment: str | None = None) -> None:
+        self.location = os.fspath(location)
         self.fragment = fragment
         self.content_hash: str | None = None
         self.size: int | None = None
         self.mtime_ns: int | None = None
+        self._opened: list[object] = []
 
-    def read_bytes(self) -> bytes:
-        """The whole file. Size and time are of the very handle that is read, so no rename can come between."""
-        with open(self.path, "rb") as file:
-            stat = os.fstat(file.fileno())
+    @property
+    def path(self) -> Path:
+        """The file, for libraries that take nothing but paths.
+
+        Raises:
+            InputError: it is a URL.
+        """
+        if is_url(self.location):
+            raise InputError(f"{self.location} is a URL, and its reader takes files only.", hint="copy it here")
+        return Path(self.location)
+
+    @property
+    def fault(self) -> Exception | None:
+        """What broke on the way to the file, whatever the library that was reading made of it."""
+        return next((fault for file in self._opened if (fault := getattr(file, "fault", None))), None)
+
+    def open(self) -> BinaryIO:
+        """Open the file, to be read at random; close it. Its size and time are taken of the very handle.
+
+        Raises:
+            FileNotFoundError: it isn't there. SetupError: it is a URL that can't be reached.
+        """
+        file = open_file(self.location)
+        self._opened.append(file)
+        self.size, self.mtime_ns = stat_of(file)
+        return file
+
+    def read_bytes(self, most: int | None = None) -> bytes:
+        """The whole file, and its hash.
+
+        Args:
+            most: refuse a larger file, before memory is taken for it.
+
+        Raises:
+            InputError: it has more than ``most`` bytes. And as :meth:`open`.
+        """
+        with self.open() as file:
+            assert self.size is not None
+            if most is not None and self.size > most:
+                raise InputError(f"The file has {self.size:,} bytes, and at most {most:,} are read.")
             data = file.read()
-        self.size, self.mtime_ns = stat.st_size, stat.st_mtime_ns
         self.hash(data)
         return data
+
+    def kept(self, load: Callable[[BinaryIO], T]) -> T:
+        """What ``load`` makes of the opened file, kept by this process for the next parts of the same file.
+
+        The samples of one file come one after the other, in natural order: an opened HDF5 file or a decoded volume
+        serves them all. The last few are kept, each until its file changes, then dropped by ``close()`` if it has that.
+
+        Args:
+            load: a function of a module (it is part of the key); takes the opened file, and may keep it.
+
+        Raises:
+            as ``load`` and :meth:`open` do; what raises is not kept.
+        """
+        value, file, stat = kept_open.get(self.location, load, self.open)
+        self._opened.append(file)
+        self.size, self.mtime_ns = stat
+        return value
 
     def hash(self, *parts: bytes | memoryview) -> None:
         """Take the content hash of ``parts``: for containers, where one sample is not the whole file."""
@@ -245,16 +304,74 @@ class Source:
             digest.update(part)
         self.content_hash = digest.hexdigest()
 
+    def hash_array(self, array: np.ndarray[Any, Any]) -> None:
+        """Take the content hash of an array: its dtype, its shape and its values in C order, little-endian."""
+        import numpy as np
+
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        self.hash(f"{little.dtype.str} {little.shape}".encode(), little.reshape(-1).view(np.uint8).data)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One sample of a file, as :attr:`ReaderSpec.expand` lists it.
+
+    Attributes:
+        fragment: what names it in the file, stable and unique there: ``/valid/42`` or ``axis=2&slice=17`` (``key=value``
+            pairs with ``&``, values without ``/``; :func:`urllib.parse.quote` what may hold one). None: the whole file.
+        fields: what the file says of it: ``patient_id``, ``modality``, ``split``, ``label``, ``site``, ``visit_id``,
+            ``acquired_at`` (ISO 8601); every other name becomes an attribute. All text.
+        alone: it stands for itself, as a row of a data set does. Where nothing says which patient it is of, it is an
+            entity of its own. False for slices and frames: those belong together, and somebody must say to whom.
+    """
+
+    fragment: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Pixels with what their file says about showing them; readers give it where plain pixels wouldn't say enough.
+
+    Attributes:
+        pixels: as readers give them: (H, W), (H, W, 3), … in the file's own values (DICOM: after rescaling).
+        window: the values that the file itself calls black and white, or None.
+        extent: the smallest and largest value of the whole volume that this is a slice of, or None.
+        inverted: small values are bright (DICOM's MONOCHROME1).
+    """
+
+    pixels: np.ndarray[Any, Any]
+    window: tuple[float, float] | None = None
+    extent: tuple[float, float] | None = None
+    inverted: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.pixels.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        return np.array(self.pixels, dtype=dtype, copy=copy)
+
 
 @dataclass(frozen=True, slots=True)
 class ReaderSpec:
     """Decodes files by their ending.
 
     Attributes:
-        suffixes: endings in lower case, with the dot: ``(".png",)``. The longest match wins.
+        suffixes: endings in lower case, with the dot: ``(".png",)``. The longest match wins. ``""`` stands for names
+            without an ending, as scanners write them: no dot, or only digits after the last one.
         read: a :class:`Source` → what backbones' transforms take. Images are (H, W) grey, (H, W, 2) grey + alpha,
-            (H, W, 3) RGB or (H, W, 4) RGBA arrays in the file's own dtype and range; text is ``str``.
+            (H, W, 3) RGB or (H, W, 4) RGBA arrays in the file's own dtype and range, or a :class:`Picture` of such;
+            whole volumes are (X, Y, Z, channels); text is ``str``.
             Raises :class:`~featstore.errors.InputError` for what it can't decode.
+        expand: the samples that a file holds, for files that hold several or say what they are: a :class:`Source`
+            without a fragment, and the ``--expand`` settings that the user gave → :class:`Part` s, in the file's order.
+            Called when the file is ingested; it reads headers, not pixels. Raises InputError for a file that it can't
+            read, which is then ingested whole, to fail when it is extracted; UsageError for a bad setting.
+        settings: the names of ``--expand`` that ``expand`` understands: ``("axis", "step")``.
     """
 
     name: str
@@ -262,6 +379,8 @@ class ReaderSpec:
     read: Callable[[Source], Any]
     revision: str = "1"
     description: str = ""
+    expand: Callable[[Source, Mapping[str, str]], Iterable[Part]] | None = None
+    settings: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------ exporters

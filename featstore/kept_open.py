@@ -1,0 +1,64 @@
+"""Containers that this process keeps open, because their parts are read one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+from featstore.locations import Stat, is_url, stat_of
+
+#: Few: one may be a decoded volume.
+_MOST = 2
+
+
+class _Kept(NamedTuple):
+    value: Any
+    file: BinaryIO
+    stat: Stat
+    state: tuple[int, ...]
+
+
+_kept: OrderedDict[tuple[int, str, Any], _Kept] = OrderedDict()
+
+
+def get(location: str, load: Callable[[BinaryIO], Any], open: Callable[[], BinaryIO]) -> tuple[Any, BinaryIO, Stat]:
+    """What ``load`` makes of a file: kept from before if the file is the same by now, or loaded. With handle and stat.
+
+    A URL is taken for unchanged as long as it is kept: asking costs as much as reading, and the handle itself refuses
+    to go on with other bytes where the other side can tell.
+    """
+    key = os.getpid(), location, load  # a forked child must not use its parent's handles
+    state = () if is_url(location) else _state(os.stat(location))
+    held = _kept.get(key)
+    if held is not None and held.state == state and not getattr(held.file, "fault", None):
+        _kept.move_to_end(key)
+        return held.value, held.file, held.stat
+    if held is not None:
+        _drop(key)
+    file = open()
+    try:
+        if not is_url(location):
+            state = _state(os.fstat(file.fileno()))
+        stat = stat_of(file)
+        value = load(file)
+    except BaseException:
+        file.close()
+        raise
+    while len(_kept) >= _MOST:
+        _drop(next(iter(_kept)))
+    _kept[key] = _Kept(value, file, stat, state)
+    return value, file, stat
+
+
+def _state(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _drop(key: tuple[int, str, Any]) -> None:
+    held = _kept.pop(key)
+    if key[0] == os.getpid():
+        if close := getattr(held.value, "close", None):
+            close()
+        held.file.close()
