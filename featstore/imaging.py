@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from featstore import ranges
 from featstore.errors import InputError, UsageError, did_you_mean
 from featstore.masks import cover, find_inside, to_labels
 from featstore.pixels import Pixels, Size, as_image, crop, crop_start, resize, scale, to_grey
-from featstore.spec import Json
+from featstore.spec import Json, Picture
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -36,15 +37,14 @@ _CHOICES = {
     "colour": ("rec601", "refuse"),
     "alpha": ("opaque", "drop"),
 }
-# 16-bit pixels that are all below this use 12 bits at most, as scanners do: taken for 16, they are nearly constant.
-_FAINT = 4096
 
 
 @dataclass(frozen=True)
 class ImageTransform:
     """One decoded image → float32 (channels, height, width), C-contiguous. Picklable.
 
-    Images are (H, W) grey, (H, W, 2) grey + alpha, (H, W, 3) RGB or (H, W, 4) RGBA, as readers give them.
+    Images are (H, W) grey, (H, W, 2) grey + alpha, (H, W, 3) RGB or (H, W, 4) RGBA, as readers give them, or a
+    :class:`~featstore.Picture` of those: an inverted one is turned so that bright is bright.
     Where ``channels`` is neither 1 nor 3, an image must be (H, W, channels) and is taken as it is.
 
     Attributes:
@@ -56,10 +56,12 @@ class ImageTransform:
             ``squash`` resizes both sides and loses the aspect ratio; ``border`` brings the longer side to
             size and pads with ``mean``.
         channels: what the network takes.
-        range: which pixel values become 0 and 1. ``dtype``: 0…255 for uint8, 0…65535 for uint16 (an image whose
+        range: which pixel values become 0 and 1. ``dtype``: what the file itself calls black and white, where it
+            does (a DICOM's window); else 0…255 for uint8, 0…65535 for uint16 (an image whose
             brightest pixel is below 4096 is refused: it is 12-bit data, and would be all but black), refused
             for other dtypes; ``minmax``: the image's own darkest and brightest pixel, over all channels (a
-            constant image has none, and is refused); ``LO,HI``: a fixed window, clipped.
+            constant image has none, and is refused); ``volume``: those of the whole volume that it is a slice of;
+            ``LO,HI``: a fixed window, clipped, such as one of Hounsfield units for all scanners alike.
         grey: how a grey image becomes RGB: ``repeat`` or ``refuse``.
         colour: how RGB becomes grey: ``rec601`` (0.299 R + 0.587 G + 0.114 B) or ``refuse``.
         alpha: ``opaque`` drops an alpha channel that is fully opaque and refuses others; ``drop`` drops any.
@@ -100,9 +102,7 @@ class ImageTransform:
                 )
         if min(self.std) <= 0:
             raise UsageError(f"std={self.std} must be above 0.")
-        if self.range not in ("dtype", "minmax"):
-            low, high = _parse_window(self.range)
-            object.__setattr__(self, "range", f"{low},{high}")  # one spelling, because it enters the fingerprint
+        object.__setattr__(self, "range", ranges.spelt(self.range))
 
     # -------------------------------------------------------------------------------------------- settings
     @property
@@ -123,7 +123,8 @@ class ImageTransform:
         Args:
             defaults: any of the attributes, with their types (lists will do for tuples).
             overrides: ``--set key=value``, as text: ``image_size=224`` or ``224x320`` (height x width),
-                ``mean=0.5,0.5,0.5`` (one number stands for all channels), ``range=-1000,400``, …
+                ``mean=0.5,0.5,0.5`` (one number stands for all channels), ``range=-1000,400``, …, and
+                ``window=CENTRE,WIDTH``, which is DICOM's way of saying a range (:func:`featstore.ranges.of_window`).
             others: settings that the caller understands itself, to be suggested for a misspelt one.
 
         Raises:
@@ -133,10 +134,15 @@ class ImageTransform:
         (32, 48)
         """
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in defaults.items()}
-        for key, text in (overrides or {}).items():
+        overrides = dict(overrides or {})
+        if "window" in overrides:
+            if "range" in overrides:
+                raise UsageError("window and range are two words for one thing: give one of them.")
+            overrides["range"] = ranges.of_window(overrides.pop("window"))
+        for key, text in overrides.items():
             parse = _PARSERS.get(key)
             if parse is None:
-                known = sorted({*_PARSERS, *others})
+                known = sorted({*_PARSERS, "window", *others})
                 raise UsageError(
                     f"{key!r} isn't a setting of this backbone.{did_you_mean(key, known)} "
                     f"The settings are {', '.join(known)}."
@@ -170,14 +176,17 @@ class ImageTransform:
             InputError: not an image array, no pixels, a value that isn't finite, channels or a dtype that the
                 settings don't cover, or a constant image under ``range=minmax`` (it has no range).
         """
-        pixels = self._select_channels(as_image(image))
-        if pixels.dtype == np.uint8 and self.range == "dtype":
+        picture = image if isinstance(image, Picture) else Picture(image)
+        pixels = self._select_channels(as_image(picture.pixels))
+        if pixels.dtype == np.uint8 and self.range == "dtype" and picture.window is None:
             # timm's own path: 8-bit in Pillow, which rounds and clips to 8 bits, then / 255.
+            pixels = 255 - pixels if picture.inverted else pixels
             fill = [round(255 * value) for value in self.mean]
             values: Pixels = self._fit(pixels, fill).astype(np.float32) / np.float32(255)
         else:
             # The window comes before the resizing: a metal artefact must not ring into its neighbours.
-            unit = scale(pixels, *self._window(pixels))
+            unit = scale(pixels, *ranges.limits(self.range, replace(picture, pixels=pixels)))
+            unit = 1 - unit if picture.inverted else unit
             values = np.clip(self._fit(unit, self.mean), 0, 1)
         values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
@@ -245,31 +254,6 @@ class ImageTransform:
                 hint="--set alpha=drop takes the colours as stored",
             )
 
-    def _window(self, pixels: Pixels) -> tuple[float, float]:
-        """The pixel values that become 0 and 1."""
-        if self.range == "minmax":
-            low, high = float(pixels.min()), float(pixels.max())
-            if low == high:
-                raise InputError(
-                    f"Every pixel is {low:g}: an image without contrast has no range to scale by.",
-                    hint="--set range=LO,HI gives a fixed window",
-                )
-            return low, high
-        if self.range != "dtype":
-            return _parse_window(self.range)
-        if pixels.dtype == np.uint16:
-            if 0 < (brightest := int(pixels.max())) < _FAINT:
-                raise InputError(
-                    f"The pixels have 16 bits, and the brightest is {brightest}: all of the image would be black, as "
-                    "10- or 12-bit data in 16-bit files are.",
-                    hint="--set range=0,4095 (12 bits), range=minmax (each image's own), or range=0,65535 (as it is)",
-                )
-            return 0.0, 65535.0
-        raise InputError(
-            f"The pixels are {pixels.dtype}, whose range says nothing about what is black and white.",
-            hint="--set range=minmax (each image's own) or --set range=LO,HI (a fixed window)",
-        )
-
     def _fit(self, pixels: Pixels, fill: Iterable[float]) -> Pixels:
         """Resize and crop: (H, W, 1 or channels) → (height, width, channels)."""
         height, width = pixels.shape[:2]
@@ -295,16 +279,6 @@ class ImageTransform:
 
 
 # ----------------------------------------------------------------------------------------- settings as text
-def _parse_window(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"range={text} can't be read: {_FORMS['range']}") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UsageError(f"range={text} isn't a window: LO must be below HI, and both finite.")
-    return low, high
-
-
 def _parse_size(text: str) -> Size:
     height, x, width = text.partition("x")
     return int(height), int(width if x else height)
@@ -323,5 +297,4 @@ _FORMS = {
     "mean": "give one number a channel, such as 0.5,0.5,0.5.",
     "std": "give one number a channel, such as 0.5,0.5,0.5.",
     "crop_pct": "give a share, such as 0.875.",
-    "range": "give dtype, minmax, or LO,HI such as -1000,400.",
 }

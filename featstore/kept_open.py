@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from featstore.locations import Stat, is_url, stat_of
+
+T = TypeVar("T")
 
 #: Few: one may be a decoded volume.
 _MOST = 2
@@ -23,7 +25,7 @@ class _Kept(NamedTuple):
 _kept: OrderedDict[tuple[int, str, Any], _Kept] = OrderedDict()
 
 
-def get(location: str, load: Callable[[BinaryIO], Any], open: Callable[[], BinaryIO]) -> tuple[Any, BinaryIO, Stat]:
+def get(location: str, load: Callable[[BinaryIO], T], open: Callable[[], BinaryIO]) -> tuple[T, BinaryIO, Stat]:
     """What ``load`` makes of a file: kept from before if the file is the same by now, or loaded. With handle and stat.
 
     A URL is taken for unchanged as long as it is kept: asking costs as much as reading, and the handle itself refuses

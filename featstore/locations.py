@@ -65,7 +65,7 @@ def stat(location: str) -> Stat:
     """Size and time of change of a file.
 
     Raises:
-        FileNotFoundError: it isn't there. OSError: this machine can't tell. SetupError: the other side can't be reached.
+        FileNotFoundError: it isn't there. OSError: this machine can't tell. SetupError: the URL can't be reached.
     """
     if not is_url(location):
         found = os.stat(location)

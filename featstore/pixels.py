@@ -25,7 +25,10 @@ def as_image(image: object) -> Pixels:
     if not isinstance(image, np.ndarray):
         raise InputError(f"An image network needs an array of pixels, not {type(image).__name__}.")
     if image.ndim not in (2, 3):
-        raise InputError(f"An image has 2 or 3 axes, and this array has {image.ndim}: {image.shape}.")
+        raise InputError(
+            f"An image has 2 or 3 axes, and this array has {image.ndim}: {image.shape}.",
+            hint="a volume is ingested slice by slice with --expand axis=2" if image.ndim == 4 else "",
+        )
     if image.size == 0:
         raise InputError(f"The image has no pixels: its shape is {image.shape}.")
     if image.dtype.kind not in "uif":

@@ -317,8 +317,8 @@ class Part:
     """One sample of a file, as :attr:`ReaderSpec.expand` lists it.
 
     Attributes:
-        fragment: what names it in the file, stable and unique there: ``/valid/42`` or ``axis=2&slice=17`` (``key=value``
-            pairs with ``&``, values without ``/``; :func:`urllib.parse.quote` what may hold one). None: the whole file.
+        fragment: what names it in the file, unique and stable: ``/valid/42``, or ``axis=2&slice=17`` (``key=value``
+            with ``&`` between, no ``/``; :func:`urllib.parse.quote` does what may hold one). None: the whole file.
         fields: what the file says of it: ``patient_id``, ``modality``, ``split``, ``label``, ``site``, ``visit_id``,
             ``acquired_at`` (ISO 8601); every other name becomes an attribute. All text.
         alone: it stands for itself, as a row of a data set does. Where nothing says which patient it is of, it is an
@@ -348,7 +348,8 @@ class Picture:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.pixels.shape
+        shape: tuple[int, ...] = self.pixels.shape
+        return shape
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         import numpy as np

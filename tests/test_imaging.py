@@ -292,7 +292,7 @@ def test_overrides_are_read_from_text() -> None:
         ("crop_mode", "centre", "Did you mean 'center'"),
         ("interpolation", "cubic", "Did you mean 'bicubic'"),
         ("range", "5,1", "LO must be below HI"),
-        ("range", "auto", "dtype, minmax, or LO,HI"),
+        ("range", "auto", "dtype, minmax, volume, or LO,HI"),
         ("alpha", "premultiply", "opaque, drop"),
     ],
 )

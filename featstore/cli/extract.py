@@ -57,6 +57,7 @@ FAILED_INPUTS = 3
     metavar="KEY=VALUE",
     help="Override preprocessing: image_size, mean, std, range, …; repeatable.",
 )
+@click.option("--window", metavar="CENTRE,WIDTH", help="What is black and white, as DICOM says it: 40,400.")
 @click.option(
     "--amp",
     type=click.Choice(["off", "bf16", "fp16"]),
@@ -78,13 +79,14 @@ FAILED_INPUTS = 3
 @click.option("--threads", type=int, help="For the network on a CPU.")
 @click.option("--seed", default=0, show_default=True, help="For random weights.")
 @json_option
-def extract(store: Store, settings: tuple[str, ...], as_json: bool, **fields: Any) -> int:
+def extract(store: Store, settings: tuple[str, ...], window: str | None, as_json: bool, **fields: Any) -> int:
     """Make every pending vector: samples without one of this very function, and changed ones.
 
     Killed, it goes on where it was when the same command is run again.
     """
+    words = [*settings, f"window={window}"] if window else settings
     with progress_bar() as on_progress:
-        result = store.extract(settings=pairs(settings, "--set"), on_progress=on_progress, **fields)
+        result = store.extract(settings=pairs(words, "--set"), on_progress=on_progress, **fields)
     if as_json:
         print_json(asdict(result))
     return report([result], quiet=as_json)

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featstore import locations
 from featstore.catalog import runs, vectors
 from featstore.catalog.connection import Catalog
-from featstore.errors import BusyError
+from featstore.errors import BusyError, SetupError
 from featstore.extract import journal
 from featstore.extract.journal import Receipt
 from featstore.extract.plan import Plan
@@ -101,10 +101,9 @@ class Committer:
 def _is_now(uri: str, size: int, mtime_ns: int) -> bool:
     """Whether the file still is the one that was read."""
     try:
-        stat = Path(split_fragment(uri)[0]).stat()
-    except OSError:
+        return locations.stat(split_fragment(uri)[0]) == (size, mtime_ns)
+    except (OSError, SetupError):
         return False
-    return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns)
 
 
 def _rows(plan: Plan, receipts: Iterable[Receipt]) -> tuple[pa.Table, pa.Table, pa.Table]:

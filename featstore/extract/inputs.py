@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from featstore import locations
 from featstore.errors import InputError, NotFoundError, PluginError, SetupError
 from featstore.keys import split_fragment
 from featstore.masks import split_labels
 from featstore.plugins import Plugins
-from featstore.spec import Source
+from featstore.spec import Picture, Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,12 +39,18 @@ class Failure(NamedTuple):
     file_state: str
 
 
-def file_state(path: str | Path) -> str:
+def file_state(location: str | os.PathLike[str]) -> str:
     """What changes when a file is mended: size, times of content and of mode; or that it isn't there."""
+    location = os.fspath(location)
     try:
-        stat = Path(path).stat()
+        if locations.is_url(location):
+            found = locations.stat(location)
+            return f"{found.size}:{found.mtime_ns}"
+        stat = os.stat(location)
     except OSError:
         return "missing"
+    except SetupError:
+        return "unreachable"
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
 
@@ -122,8 +130,7 @@ class Inputs:
 
     def __getitem__(self, row: int) -> Item:
         uri = self.uris[row].as_py()
-        path, fragment = split_fragment(uri)
-        source = Source(path, fragment)
+        source = Source(*split_fragment(uri))
         stage = "read"
         try:
             decoded = self._decoded(source)
@@ -133,19 +140,26 @@ class Inputs:
                 raise InputError(f"the transform gave shape {values.shape}, not {self.shape}")
             read = _read(source)
         except Exception as error:
-            if fault := self._fault(error, path):
+            if fault := self._fault(error, source):
                 return Item(fault)
             if stage == "read" and source.content_hash is not None:
                 stage = "decode"
-            return Item(None, Read(failure=_failure(stage, error, file_state(path))))
+            return Item(None, Read(failure=_failure(stage, error, file_state(source.location))))
         if self.masks is None:
             return Item(values, read)
         mask_uri = self.masks[row].as_py()
+        mask_source = source
         try:
-            mask, of_mask = self._mask(mask_uri, decoded)
-            return Item(values, read._replace(mask=of_mask), mask)
+            if mask_uri is None:
+                raise InputError("the sample has no mask")
+            path, fragment = split_fragment(mask_uri)
+            rest, labels = split_labels(fragment)
+            mask_source = Source(path, rest)
+            mask = self._mask(mask_source, labels, decoded)
+            of_mask = _read(mask_source)
+            return Item(values, read._replace(mask=(of_mask.content_hash, of_mask.size, of_mask.mtime_ns)), mask)
         except Exception as error:
-            if fault := self._fault(error, mask_uri or path):
+            if fault := self._fault(error, mask_source):
                 return Item(fault)
             failure = _failure("mask", error, input_state(uri, mask_uri))
             if mask_uri is not None:
@@ -154,37 +168,34 @@ class Inputs:
 
     def _decoded(self, source: Source) -> Any:
         try:
-            reader = self.plugins.reader(str(source.path))
+            reader = self.plugins.reader(source.location)
         except NotFoundError as error:  # it was there when the file was ingested
             raise SetupError(error.message, hint="give --plugin, or install the plugin that has it") from error
         return reader.read(source)
 
-    def _mask(self, uri: str | None, image: Any) -> tuple[np.ndarray[Any, Any], tuple[str, int, int]]:
-        """The mask of an image, by the image's own geometry: float32 (height, width) of 0…1; and what was read."""
-        if uri is None:
-            raise InputError("the sample has no mask")
-        path, fragment = split_fragment(uri)
-        rest, labels = split_labels(fragment)
-        source = Source(path, rest)
+    def _mask(self, source: Source, labels: Sequence[int] | None, image: Any) -> np.ndarray[Any, Any]:
+        """The mask of an image, by the image's own geometry: float32 (height, width) of 0…1."""
         decoded = self._decoded(source)
+        decoded = decoded.pixels if isinstance(decoded, Picture) else decoded
         mask = np.asarray(self.transform.mask(decoded, size=image.shape[:2], labels=labels), np.float32)  # type: ignore[attr-defined]
         if mask.shape != self.shape[-2:] or not mask.any():
             raise InputError(f"the mask became {mask.shape} with {np.count_nonzero(mask)} pixels inside")
-        read = _read(source)
-        return mask, (read.content_hash, read.size, read.mtime_ns)
+        return mask
 
-    def _fault(self, error: Exception, path: str) -> Fault | None:
+    def _fault(self, error: Exception, source: Source) -> Fault | None:
         """What stops the run, if an error is that: the machine's fault or a plugin's, not the input's."""
+        if isinstance(source.fault, SetupError):  # the network's, whatever a library made of it
+            return source.fault
         if isinstance(error, (SetupError, PluginError)):
             return error
         if isinstance(error, MemoryError):
             return SetupError("Out of memory while decoding.", hint="fewer --num-workers")
         if isinstance(error, ImportError):
             return SetupError(
-                f"Reading {Path(path).suffix} files needs something that isn't here: {error}.",
+                f"Reading {Path(source.location).suffix} files needs something that isn't here: {error}.",
                 hint="install it, then run it again",
             )
-        return self._environment(error, path) if isinstance(error, OSError) else None
+        return self._environment(error, source.location) if isinstance(error, OSError) else None
 
     def _environment(self, error: OSError, path: str) -> SetupError | None:
         """The machine's fault behind an error, if it is one."""
@@ -255,8 +266,7 @@ def _read(source: Source) -> Read:
     if source.content_hash is None:
         raise PluginError("the reader read nothing through its Source, so that there is no content hash")
     if source.size is None or source.mtime_ns is None:  # a container's reader, which took its own hash
-        stat = source.path.stat()
-        return Read(source.content_hash, stat.st_size, stat.st_mtime_ns)
+        return Read(source.content_hash, *locations.stat(source.location))
     return Read(source.content_hash, source.size, source.mtime_ns)
 
 
