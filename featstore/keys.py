@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from featstore.errors import UsageError
+from featstore.errors import UsageError, did_you_mean
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSIONED = re.compile(r"(?P<name>[^@]+)(?:@v(?P<version>[1-9][0-9]*))?")
@@ -114,6 +115,41 @@ def parse_call(text: str) -> tuple[str, tuple[float, ...]]:
     if not all(map(math.isfinite, args)):
         raise UsageError(f"The arguments of {text!r} must be numbers, such as gem(3).")
     return match["name"], args
+
+
+def fill(template: str, fields: Mapping[str, str], flag: str) -> str:
+    """Put fields into a template.
+
+    >>> fill("{site}-{patient_id}", {"site": "JM", "patient_id": "007"}, "--patient-id")
+    'JM-007'
+
+    Raises:
+        UsageError: it asks for a field that isn't there.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in fields:
+            return fields[name]
+        raise UsageError(
+            f"{flag} {template!r} asks for {{{name}}}, which isn't there.{did_you_mean(name, fields)}",
+            hint=f"fields: {', '.join(sorted(fields))}",
+        )
+
+    return re.sub(r"\{([^{}]*)\}", value, template)
+
+
+def natural_order(key: str) -> tuple[str, int, str]:
+    """What sample keys are sorted by, wherever rows have an order: slice 2 comes before slice 10.
+
+    The last number of a key counts as a number, the rest as text; :func:`featstore.catalog.order.natural` is the same
+    in SQL.
+
+    >>> sorted(["a/s_10.png", "a/s_2.png", "a/x.h5#/train/0"], key=natural_order)
+    ['a/s_2.png', 'a/s_10.png', 'a/x.h5#/train/0']
+    """
+    last = re.search(r"0*([0-9]+)[^0-9]*$", key)
+    return (re.sub(r"[0-9]+[^0-9]*$", "", key), len(last[1]), key) if last else (key, 0, key)
 
 
 def split_fragment(uri: str) -> tuple[str, str | None]:

@@ -309,7 +309,7 @@ class Source:
         import numpy as np
 
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        self.hash(f"{little.dtype.str} {little.shape}".encode(), little.reshape(-1).view(np.uint8).data)
+        self.hash(f"{little.dtype.str} {array.shape}".encode(), little.reshape(-1).view(np.uint8).data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,16 +385,53 @@ class ReaderSpec:
 
 
 # ------------------------------------------------------------------------------------------------ exporters
+class ExportFunction(Protocol):
+    """``write(path, schema, batches, wide=…)``: stream Arrow record batches into ``path``, holding a few at a time.
+
+    **Vectors** are fixed-size lists of float32, or of float16 where they are stored so, flattened in C order; the
+    field's metadata ``b"shape"`` is the row's shape as JSON, ``[962, 768]``; without it, (list size,). A null vector is
+    a missing one, and becomes NaN.
+
+    **Columns.** Of a feature set: ``sample_key, patient_id, visit_id, modality, split, site`` (text), ``label`` (int64,
+    float64 or text, as declared), its samples' attributes (text), and the vector ``features``. Of a training table: its
+    own, the vector ``fused`` among them. Nulls may stand anywhere but in sample_key and patient_id.
+
+    **The schema's metadata** ``b"featstore"`` is a JSON object: ``rows``, how many come; ``name`` and ``version`` of
+    what is exported, and of a feature set ``fingerprint, backbone, layer, pooler``, each where it is known;
+    ``groups``, where rows are grouped (see :class:`ExporterSpec`): ``[[name, rows], …]`` in the order in which they
+    come, rows of one group together. Names are POSIX paths without ``.`` and ``..``; no part begins with a dot.
+
+    Args:
+        path: what to write: a file, or a folder (:attr:`ExporterSpec.folder`). There is nothing yet. More files may be
+            written beside it (an index): it lies in an empty folder, and featstore puts all in place when this returns.
+        wide: one column a feature (``fused_0``, …) is asked for, where the format has columns.
+
+    Raises:
+        UsageError: the format can't hold this table. SetupError: a library is missing.
+    """
+
+    def __call__(self, path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None: ...
+
+
+class ExportSeveral(Protocol):
+    """As :class:`ExportFunction`, for several feature sets in one file: name → (schema, batches), taken one by one."""
+
+    def __call__(self, path: Path, parts: Mapping[str, tuple[pa.Schema, Iterable[pa.RecordBatch]]]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ExporterSpec:
-    """Writes tables to files.
+    """Writes training tables, and the vectors of feature sets, to files.
 
     Attributes:
+        name: what ``--format`` calls it.
         suffix: the ending that picks it, ``".parquet"``.
-        write: ``write(path, schema, batches, wide=…)``: stream Arrow record batches into ``path``. Vector columns
-            are fixed-size lists of float32; ``wide`` asks for one column per feature (``fused_0``, …). It must
-            hold at most a few batches at a time. It may write more files beside ``path`` (an index); featstore gives it
-            an empty folder, and moves all that it made into place when it returns.
+        write: streams a table into a file; see :class:`ExportFunction`.
+        folder: it makes a folder, which is never written over.
+        grouped: it can put rows that go together into a place of their own, a file or a data set: ``--layout``, a
+            template over the row's columns, names each row's group.
+        layout: the template where the user gives none; ``""``: then rows aren't grouped.
+        write_several: writes several feature sets into one file, where the format can hold them.
     """
 
     name: str
@@ -402,7 +439,7 @@ class ExporterSpec:
     write: ExportFunction
     revision: str = "1"
     description: str = ""
-
-
-class ExportFunction(Protocol):
-    def __call__(self, path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None: ...
+    folder: bool = False
+    grouped: bool = False
+    layout: str = ""
+    write_several: ExportSeveral | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import arrow, first, identifier, registered
 from featstore.catalog.identity import lookalike, lookalikes
+from featstore.catalog.order import natural
 from featstore.catalog.tabular import run_of
 from featstore.errors import ConflictError, LeakageError, NotFoundError
 
@@ -50,7 +51,8 @@ class Alignment:
 
     Attributes:
         patients: ``patient_id, split, label, label_type``, by patient_id: the table's rows, in their order.
-        pointers: alias → ``position, segment, row``, by position and sample_key; position is the patient's row.
+        pointers: alias → ``position, segment, row``, by position and natural order of sample_key; position is the
+            patient's row.
         runs: alias → the surrogate ids of the runs that made those vectors.
         table_runs: tabular data set, the label's among them → the run that took in these very rows.
         report: what each input had, who was lost and why.
@@ -110,7 +112,7 @@ def align(
         result.pointers[item.alias] = arrow(
             connection,
             f"SELECT a.position, i.segment, i.row FROM aligned a JOIN input_{position} i USING (patient) "
-            "ORDER BY a.position, i.sample_key",
+            f"ORDER BY a.position, {natural('i.sample_key')}",
         )
         runs = connection.execute(
             f"SELECT DISTINCT g.run FROM aligned a JOIN input_{position} i USING (patient) "

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import arrow, first
+from featstore.catalog.order import natural
 from featstore.errors import ConflictError, NotFoundError, did_you_mean
 from featstore.keys import Ref
 
@@ -134,7 +135,7 @@ def segment_paths(connection: duckdb.DuckDBPyConnection, feature_set: int) -> di
 
 
 def rows(connection: duckdb.DuckDBPyConnection, feature_set: int, scheme: int | None) -> pa.Table:
-    """Every current vector of a feature set, by sample_key, with what tables and people ask about it.
+    """Every current vector of a feature set, with what tables and people ask about it, in natural order of sample_key.
 
     Columns: ``sample_key, patient_id, modality, split, site, label, label_type, segment, row``; ``split`` is of the
     given scheme.
@@ -145,6 +146,6 @@ def rows(connection: duckdb.DuckDBPyConnection, feature_set: int, scheme: int | 
         "FROM core.vector v JOIN core.sample s ON s.id = v.sample AND s.content = v.content "
         "JOIN core.patient p ON p.id = s.patient "
         "LEFT JOIN (SELECT patient, split FROM core.split WHERE scheme = $scheme) d ON d.patient = s.patient "
-        "WHERE v.feature_set = $feature_set ORDER BY s.sample_key",
+        f"WHERE v.feature_set = $feature_set ORDER BY {natural('s.sample_key')}",
         {"feature_set": feature_set, "scheme": scheme},
     )

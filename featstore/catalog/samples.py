@@ -60,12 +60,20 @@ class Counts:
     patients_added: int
     missing: int
     filled: int
+    replaced: int
 
     @property
     def anything(self) -> bool:
-        return bool(self.added or self.changed or self.patients_added or self.filled)
+        return bool(self.added or self.changed or self.patients_added or self.filled or self.replaced)
 
 
+#: A file that could not be read when it was ingested, and was taken whole; by now its parts are known. It has failed,
+#: and never had a vector, so that nothing is lost with it.
+_REPLACED = (
+    "s.sample_key IN (SELECT regexp_extract(sample_key, '^(.*)#[^#]*$', 1) FROM incoming WHERE sample_key LIKE '%#%') "
+    "AND s.sample_key NOT IN (SELECT sample_key FROM incoming) "
+    "AND s.id IN (SELECT sample FROM core.failure) AND NOT EXISTS (FROM core.vector v WHERE v.sample = s.id)"
+)
 #: A sample's file, or its mask's, differs from the catalog's by size or time; or it has another mask.
 _CHANGED = (
     "(s.size IS DISTINCT FROM i.size OR s.mtime_ns IS DISTINCT FROM i.mtime_ns "
@@ -117,9 +125,11 @@ def compare(connection: duckdb.DuckDBPyConnection, rows: pa.Table, dataset: str,
             ),
             missing=count(
                 "SELECT count(*) FROM core.sample s JOIN core.dataset d ON d.id = s.dataset "
-                "WHERE lower(d.name) = lower(?) AND s.sample_key NOT IN (SELECT sample_key FROM incoming)",
+                "WHERE lower(d.name) = lower(?) AND s.sample_key NOT IN (SELECT sample_key FROM incoming) "
+                f"AND NOT ({_REPLACED})",
                 dataset,
             ),
+            replaced=count(f"SELECT count(*) FROM core.sample s WHERE {_REPLACED}"),
             filled=count(f"SELECT count(*) {known} WHERE {_FILLED}") + label_filled + split_filled,
         )
 
@@ -151,6 +161,11 @@ def apply(
         )
         if counts.changed or counts.filled:
             _update_samples(connection)
+        if counts.replaced:
+            connection.execute(f"CREATE TEMP TABLE replaced AS SELECT id FROM core.sample s WHERE {_REPLACED}")
+            connection.execute("DELETE FROM core.failure WHERE sample IN (FROM replaced)")
+            connection.execute("DELETE FROM core.sample WHERE id IN (FROM replaced)")
+            connection.execute("DROP TABLE replaced")
         connection.execute(
             "INSERT INTO core.sample SELECT (SELECT coalesce(max(id), 0) FROM core.sample) "
             "+ row_number() OVER (ORDER BY i.sample_key), i.sample_key, "

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from featstore.catalog.connection import arrow, first, registered
+from featstore.catalog.order import natural
 from featstore.catalog.samples import recount
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | 
 
     Returns:
         ``sample, content, sample_key, uri, mask_uri``, and ``lacks``: a list of bool, one a feature set. By lacks, then
-        sample_key, so that equal ones stand together in a fixed order.
+        in natural order of sample_key, so that equal ones stand together in a fixed order.
     """
     lacks = ", ".join(
         "true" if feature_set is None else
@@ -68,7 +69,7 @@ def pending(connection: duckdb.DuckDBPyConnection, feature_sets: Sequence[int | 
         connection,
         "SELECT id AS sample, content, sample_key, uri, mask_uri, lacks "
         f"FROM (SELECT *, [{lacks}] AS lacks FROM temp.selected s) "
-        "WHERE list_contains(lacks, true) ORDER BY lacks DESC, sample_key",
+        f"WHERE list_contains(lacks, true) ORDER BY lacks DESC, {natural('sample_key')}",
     )
 
 

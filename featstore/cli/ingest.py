@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @with_store
-@click.argument("root", required=False, metavar="[FOLDER]")
+@click.argument("root", required=False, metavar="[FOLDER|FILE|URL]")
 @click.option(
     "--layout",
     "layouts",
     multiple=True,
-    help="Path template below FOLDER; the first that matches wins; repeatable.",
+    help="Path template below FOLDER; the first that matches wins; repeatable. Or 'dicom': the headers tell.",
+)
+@click.option(
+    "--expand",
+    multiple=True,
+    metavar="KEY=VALUE,…",
+    help="How files become samples: axis=2,step=3 (NIfTI), axis=0 (NPY), text=COLUMN (CSV).",
 )
 @click.option(
     "--mask-layout",
@@ -39,11 +45,11 @@ if TYPE_CHECKING:
 )
 @click.option("--dataset", help="First part of the sample keys (the folder's or manifest's name).")
 @click.option("--patient-id", metavar="TEMPLATE", help="Make patient ids of fields, such as '{site}-{patient_id}'.")
-@click.option("--modality", help="The modality, where the layout doesn't say it.")
+@click.option("--modality", help="The modality, where the layout doesn't say it: a name, or a template.")
 @click.option(
     "--label-type",
     type=click.Choice(["int", "float", "str"]),
-    help="Type of a manifest's labels (told from the text).",
+    help="Type of labels that no layout gives (a manifest's is told from the text).",
 )
 @click.option("--same-patients-across-sites", is_flag=True, help="One id under two sites is one person.")
 @click.option("--allow-missing", is_flag=True, help="Take a manifest's rows whose files aren't there.")
@@ -52,6 +58,7 @@ def ingest(
     store: Store,
     root: str | None,
     layouts: tuple[str, ...],
+    expand: tuple[str, ...],
     mask_layout: str | None,
     manifest: str | None,
     manifest_root: str | None,
@@ -63,25 +70,23 @@ def ingest(
     allow_missing: bool,
     as_json: bool,
 ) -> None:
-    """Take samples into the catalog: files of a FOLDER by --layout, or those of a --manifest.
+    """Take samples into the catalog: files of a FOLDER or URL by --layout, those of a --manifest, or one FILE's parts.
+
+    HDF5 rows and DICOM frames are samples of their own; NIfTI volumes, arrays and tables of texts with --expand.
 
     \b
     A layout names parts of the path: {patient_id} and {modality}, {label}, {site}, {visit_id},
     {acquired_at}, {split}; other names become attributes. {label:int} and {label:float} are numbers.
     """
     if (root is None) == (manifest is None):
-        raise UsageError("Give either a FOLDER with --layout, or a --manifest.")
+        raise UsageError("Give either a FOLDER with --layout, a FILE that holds samples, or a --manifest.")
     if root is not None:
-        for value, flag in (
-            (manifest_root, "--root"),
-            (label_type, "--label-type"),
-            (allow_missing, "--allow-missing"),
-        ):
+        for value, flag in ((manifest_root, "--root"), (allow_missing, "--allow-missing")):
             if value:
-                raise UsageError(f"{flag} goes with a --manifest.", hint="a layout gives the type: {label:int}")
+                raise UsageError(f"{flag} goes with a --manifest.")
         result = store.ingest(
-            root, layouts=layouts, mask_layout=mask_layout, dataset=dataset, patient_id=patient_id,
-            modality=modality, same_patients_across_sites=same_patients_across_sites,
+            root, layouts=layouts, expand=expand, mask_layout=mask_layout, dataset=dataset, patient_id=patient_id,
+            modality=modality, label_type=label_type, same_patients_across_sites=same_patients_across_sites,
         )  # fmt: skip
     else:
         if layouts or modality or mask_layout:
@@ -91,7 +96,7 @@ def ingest(
             )
         assert manifest is not None
         result = store.ingest_manifest(
-            manifest, root=manifest_root, dataset=dataset, patient_id=patient_id, label_type=label_type,
+            manifest, root=manifest_root, expand=expand, dataset=dataset, patient_id=patient_id, label_type=label_type,
             allow_missing=allow_missing, same_patients_across_sites=same_patients_across_sites,
         )  # fmt: skip
     if as_json:
@@ -102,6 +107,11 @@ def ingest(
         f"Data set {result.dataset!r}: {plural(result.added, 'sample')} added, {result.changed:,} changed, "
         f"{result.unchanged:,} unchanged; {plural(result.patients_added, 'new patient')}. By modality: {counts}."
     )
+    if result.alone:
+        note(
+            f"Nothing says which patients {plural(result.alone, 'sample')} are of: each is an entity of its own "
+            "(--patient-id TEMPLATE says otherwise)."
+        )
     if result.masked:
         note(f"With a mask: {plural(result.masked, 'sample')}.")
     if result.unclaimed:
@@ -113,6 +123,12 @@ def ingest(
         note(
             f"{plural(len(result.unmatched), 'file')} matched no layout and were left out, "
             f"such as {result.unmatched[0]!r}."
+        )
+    if result.unreadable:
+        path, why = next(iter(result.unreadable.items()))
+        note(
+            f"{plural(len(result.unreadable), 'file')} can't be read, such as {path!r}: {why}\n  next: mend them, and "
+            "ingest again; those whose patient is known fail when they are extracted, the others were left out"
         )
     note_lookalikes(result.lookalikes)
     if result.known_elsewhere:

@@ -14,15 +14,26 @@ if TYPE_CHECKING:
 
 #: What means "no value" in a CSV cell.
 NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")
+#: Bytes of a CSV that are parsed at once: a row must fit in, and one of vectors may be long.
+READ_BLOCK = 32 << 20
 
 
-def read_rows(path: Path, *, text: Sequence[str] = (), typed: Sequence[str] | None = None) -> pa.Table:
+def read_rows(
+    path: Path,
+    *,
+    text: Sequence[str] = (),
+    typed: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
+    nulls: Sequence[str] = NULLS,
+) -> pa.Table:
     """Read a CSV or Parquet file.
 
     Args:
         path: ``.csv`` (UTF-8, with a header) or ``.parquet``.
         text: columns that are text whatever their values look like, such as ``patient_id``.
         typed: columns of text that are typed by what they look like, by :func:`infer`; all others if not given.
+        only: read these columns, at least one; all if not given.
+        nulls: what means "no value" in a CSV.
 
     Returns:
         the rows, a missing value as null.
@@ -40,9 +51,9 @@ def read_rows(path: Path, *, text: Sequence[str] = (), typed: Sequence[str] | No
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
-            rows = _read_csv(path)
+            rows = _read_csv(path, only, nulls)
         elif suffix == ".parquet":
-            rows = pa.parquet.read_table(path)
+            rows = pa.parquet.read_table(path, columns=only)
         else:
             raise UsageError(f"{path.name} ends with neither .csv nor .parquet.")
         names = [name.strip() for name in rows.column_names]
@@ -76,16 +87,17 @@ def read_rows(path: Path, *, text: Sequence[str] = (), typed: Sequence[str] | No
     return rows
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _read_csv(path: Path, only: Sequence[str] | None, nulls: Sequence[str]) -> pa.Table:
     import pyarrow.csv as csv
 
-    parsing = csv.ParseOptions(newlines_in_values=True)
-    with csv.open_csv(path, parse_options=parsing) as reader:
+    parsing, reading = csv.ParseOptions(newlines_in_values=True), csv.ReadOptions(block_size=READ_BLOCK)
+    with csv.open_csv(path, parse_options=parsing, read_options=reading) as reader:
         names = reader.schema.names
     options = csv.ConvertOptions(
-        column_types=dict.fromkeys(names, "string"), null_values=list(NULLS), strings_can_be_null=True
-    )
-    return csv.read_csv(path, convert_options=options, parse_options=parsing)
+        column_types=dict.fromkeys(names, "string"), null_values=list(nulls), strings_can_be_null=True,
+        include_columns=only,
+    )  # fmt: skip
+    return csv.read_csv(path, convert_options=options, parse_options=parsing, read_options=reading)
 
 
 def as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featstore import locations
 from featstore.errors import NotFoundError, UsageError
 from featstore.ingest.columns import as_text, check_ids, read_rows, require
-from featstore.ingest.layout import FIELDS, Found, LabelType, Mask, Scan
+from featstore.ingest.layout import FIELDS, LabelType
+from featstore.ingest.scan import Found, Mask, Scan
 from featstore.keys import split_fragment
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Files behind URLs that are asked about at once.
+_AT_ONCE = 32
+
 
 def read_manifest(
-    path: Path, *, root: Path | None = None, label_type: LabelType | None = None, allow_missing: bool = False
+    path: Path,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    label_type: LabelType | None = None,
+    allow_missing: bool = False,
 ) -> Scan:
     """Read a CSV or Parquet manifest.
 
-    Columns: ``path`` (absolute, or below ``root``; may end with a ``#fragment``), ``patient_id``, ``modality``, and if
-    wanted ``label, site, visit_id, acquired_at, split`` and ``mask_uri`` (the file that marks the sample's region, as
-    ``path`` is; ``seg.png#label=1,2`` takes labels of a label map); every other column becomes an attribute. Empty
-    cells, ``NA``, ``NaN`` and ``NULL`` are no value.
+    Columns: ``path`` (absolute, a URL, or below ``root``; may end with a ``#fragment``), ``patient_id``, ``modality``,
+    and if wanted ``label, site, visit_id, acquired_at, split`` and ``mask_uri`` (the file that marks the sample's
+    region, as ``path`` is; ``seg.png#label=1,2`` takes labels of a label map); every other column becomes an attribute.
+    Empty cells, ``NA``, ``NaN`` and ``NULL`` are no value.
 
     Args:
-        root: where relative paths start; the manifest's own folder if not given.
+        root: the folder or URL where relative paths start; the manifest's own folder if not given.
         label_type: how labels come back; told from their text if not given.
         allow_missing: take rows whose file isn't there; each becomes a failure when it is extracted.
 
@@ -44,15 +55,17 @@ def read_manifest(
         check_ids(rows.column(name), name)
     if "label" in rows.column_names:
         label_type = label_type or label_type_of(rows.column("label"))
-    columns = {name: _texts(rows.column(name), name) for name in rows.column_names}
+    columns = {name: texts_of(rows.column(name), name) for name in rows.column_names}
     paths = [text or "" for text in columns.pop("path")]
     masks = columns.pop("mask_uri", None) or [None] * len(paths)
-    base = (root or path.parent).resolve()
+    base = os.fspath(root or path.parent)
+    base = locations.check_url(base) if locations.is_url(base) else str(Path(base).resolve())
     found, missing = [], []
+    stats = _stats(base, {text for text in (*paths, *masks) if text is not None})
     for position, (text_path, text_mask) in enumerate(zip(paths, masks, strict=True)):
         fields = {name: value for name, values in columns.items() if (value := values[position]) is not None}
-        below, size, mtime_ns = _stat(base, text_path)
-        mask = None if text_mask is None else Mask(*_stat(base, text_mask))
+        below, size, mtime_ns = stats[text_path]
+        mask = None if text_mask is None else Mask(*stats[text_mask])
         missing += [text for text, there in ((text_path, size), (text_mask, mask.size if mask else 0)) if there < 0]
         found.append(Found(below, fields, size, mtime_ns, mask))
     if missing and not allow_missing:
@@ -64,20 +77,26 @@ def read_manifest(
     return Scan(found, [], label_type, masks_told="mask_uri" in rows.column_names)
 
 
-def _stat(base: Path, text: str) -> tuple[str, int, int]:
-    """A path below ``base`` (absolute, or with ``..``, where it is elsewhere), with size and time, or -1."""
+def _stats(base: str, texts: Collection[str]) -> dict[str, tuple[str, int, int]]:
+    """Each path below ``base`` (absolute, a URL, or with ``..``, where it is elsewhere), with size and time, or -1."""
+    if not (locations.is_url(base) or any(map(locations.is_url, texts))):
+        return {text: _stat(base, text) for text in texts}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # a URL's answer takes long to come, and costs nothing to wait for
+        return dict(zip(texts, pool.map(lambda text: _stat(base, text), texts), strict=True))
+
+
+def _stat(base: str, text: str) -> tuple[str, int, int]:
     file, fragment = split_fragment(text)
-    full = os.path.normpath(os.path.join(base, file))  # pathlib would take seconds for 100,000 rows
+    full = locations.join(base, locations.check_url(file) if locations.is_url(file) else file)
     try:
-        stat = os.stat(full)
-        size, mtime_ns = stat.st_size, stat.st_mtime_ns
+        size, mtime_ns = locations.stat(full)
     except OSError:
         size = mtime_ns = -1
-    prefix = os.path.join(base, "")
+    prefix = base.rstrip("/") + "/"
     if full.startswith(prefix):
         below = full[len(prefix) :]
     else:
-        below = full if os.path.isabs(file) else os.path.relpath(full, base)
+        below = full if locations.is_url(full) or os.path.isabs(file) else os.path.relpath(full, base)
     return below + (f"#{fragment}" if fragment else ""), size, mtime_ns
 
 
@@ -90,7 +109,7 @@ def label_type_of(column: pa.ChunkedArray) -> LabelType:
     return "float" if pa.types.is_floating(column.type) else "str"
 
 
-def _texts(column: pa.ChunkedArray, name: str) -> list[str | None]:
+def texts_of(column: pa.ChunkedArray, name: str) -> list[str | None]:
     import pyarrow as pa
 
     if pa.types.is_floating(column.type):

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from featstore.catalog import identity
 from featstore.catalog import samples as catalog
 from featstore.catalog.connection import Catalog, registered
-from featstore.errors import ConflictError, UsageError
-from featstore.ingest.layout import FIELDS, Found, LabelType, Scan, fill
+from featstore.errors import ConflictError, InputError, UsageError
+from featstore.ingest.layout import FIELDS, LabelType, fill
+from featstore.ingest.scan import Found, Scan
 from featstore.keys import check_name, split_fragment
+from featstore.locations import is_url, join
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, finished, utc_now
 
@@ -43,6 +45,9 @@ class IngestResult:
         lookalikes: patients of this ingest and others whose ids look alike ("007" and "7"): the first 20 pairs.
         known_elsewhere: patients new to this data set of whom others have samples; they may be other people.
         known_such_as: the first five of them.
+        alone: samples that nothing says a patient of: each is an entity of its own.
+        unreadable: files whose samples can't be listed, with the reason. Those of which it is known what they are, by
+            layout or manifest, were taken whole, to fail when they are extracted; the others were left out.
     """
 
     dataset: str
@@ -59,6 +64,8 @@ class IngestResult:
     known_such_as: list[str] = field(default_factory=list)
     masked: int = 0
     unclaimed: list[str] = field(default_factory=list)
+    alone: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def add_samples(
@@ -67,19 +74,21 @@ def add_samples(
     plugins: Plugins,
     scan: Scan,
     *,
-    root: Path,
+    root: str | os.PathLike[str],
     dataset: str,
     patient_id: str | None = None,
     modality: str | None = None,
+    label_type: LabelType | None = None,
     same_patients_across_sites: bool = False,
 ) -> IngestResult:
     """Check what was found, keep its rows in a run, and put them into the catalog in one transaction.
 
     Args:
-        root: the folder that ``scan``'s paths are below.
+        root: the folder or URL that ``scan``'s paths are below.
         dataset: the first part of every sample key.
         patient_id: a template that makes the id from other fields, such as ``{site}-{patient_id}``.
-        modality: for trees that don't say it.
+        modality: for trees that don't say it; may be a template of what the files say, ``{modality}-{series}``.
+        label_type: of the labels, where ``scan`` doesn't tell.
         same_patients_across_sites: one id under two sites is one person.
 
     Raises:
@@ -87,7 +96,13 @@ def add_samples(
     """
     started = utc_now()
     check_name(dataset, "data set", hint="name it with --dataset NAME")
-    rows = _rows(scan, root.resolve(), dataset, patient_id, modality)
+    root = os.fspath(root) if is_url(os.fspath(root)) else str(Path(root).resolve())
+    scan.label_type = scan.label_type or label_type
+    rows = sample_rows(scan, root, dataset, patient_id, modality)
+    unreadable = {item.path: item.error for item in scan.found if item.error}
+    if not rows.num_rows:
+        path, why = next(iter(unreadable.items()))
+        raise InputError(f"None of the files can be read. {path!r}: {why}")
     files = [f.path for f in scan.found] + [f.mask.path for f in scan.found if f.mask]
     unknown = [path for path in files if not plugins.reads(split_fragment(path)[0])]
     if unknown:
@@ -99,11 +114,12 @@ def add_samples(
     # The transaction is the outer one: an interrupt after the commit must not take the run's folder away again.
     with catalog_file.write() as connection, RunFolder.creating(store, "ingest") as create_run:
         checks = catalog.Checks(same_patients_across_sites=same_patients_across_sites)
-        counts = catalog.compare(connection, rows, dataset, str(root.resolve()), checks)
+        counts = catalog.compare(connection, rows, dataset, root, checks)
         result = IngestResult(
             dataset, None, counts.added, counts.changed, counts.unchanged, counts.patients_added, counts.missing,
             scan.unmatched, modalities, masked=sum(item.mask is not None for item in scan.found),
-            unclaimed=scan.unclaimed,
+            unclaimed=scan.unclaimed, alone=sum(_is_alone(item, patient_id) for item in scan.found),
+            unreadable=unreadable,
         )  # fmt: skip
         with registered(connection, incoming=rows):
             patients = "SELECT patient_id FROM incoming"
@@ -113,7 +129,7 @@ def add_samples(
             return result
         run = create_run()
         run.save_rows("samples", rows)
-        request = {"dataset": dataset, "root": str(root.resolve()), "same_patients": same_patients_across_sites}
+        request = {"dataset": dataset, "root": root, "same_patients": same_patients_across_sites}
         facts = finished("ingest", started, request, plugins)
         run.record(**facts)
         catalog.apply(connection, rows, run.run_id, facts, counts)
@@ -121,7 +137,12 @@ def add_samples(
     return result
 
 
-def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: str | None) -> pa.Table:
+def _is_alone(item: Found, template: str | None) -> bool:
+    """Whether a sample is an entity of its own: a row of a data set, and nothing says whose."""
+    return item.alone and template is None and not (item.fields.get("patient_id") or item.said.get("patient_id"))
+
+
+def sample_rows(scan: Scan, root: str, dataset: str, template: str | None, modality: str | None) -> pa.Table:
     """The rows to be, one a sample, as an Arrow table with the columns of :data:`catalog.SCHEMA`."""
     import pyarrow as pa
 
@@ -135,7 +156,7 @@ def _rows(scan: Scan, root: Path, dataset: str, template: str | None, modality: 
 def _part(
     found: Sequence[Found],
     scan: Scan,
-    root: Path,
+    root: str,
     dataset: str,
     template: str | None,
     modality: str | None,
@@ -144,18 +165,23 @@ def _part(
 
     columns: dict[str, list[object]] = {name: [] for name in catalog.SCHEMA.names}
     for item in found:
-        fields = dict(item.fields)
-        fields.setdefault("modality", modality or "")
         key = f"{dataset}/{item.path.lstrip('/')}"
+        words = {**item.said, **item.fields, "sample_key": key, "dataset": dataset}
+        fields = {**item.said, **({"modality": fill(modality, words, "--modality")} if modality else {}), **item.fields}
         if template is not None:
-            fields["patient_id"] = fill(template, fields | {"sample_key": key, "dataset": dataset}, "--patient-id")
+            words = {**fields, "sample_key": key, "dataset": dataset, "path": split_fragment(item.path)[0]}
+            fields["patient_id"] = fill(template, words, "--patient-id")
+        elif _is_alone(item, template):
+            fields["patient_id"] = key
+        if item.error and not (fields.get("patient_id") and fields.get("modality")):
+            continue  # what it doesn't say can't be known: it is left out, and the user is told
         if not fields.get("patient_id"):
             raise UsageError(
                 f"Nothing says which patient {item.path!r} is of.",
                 hint="put {patient_id} into the layout, or give --patient-id TEMPLATE "
                 "('{sample_key}' where each sample stands for itself)",
             )
-        if not fields["modality"]:
+        if not fields.get("modality"):
             raise UsageError(
                 f"Nothing says which modality {item.path!r} is.",
                 hint="put {modality} into the layout, or give --modality NAME",
@@ -185,9 +211,9 @@ def _part(
     return pa.table(columns, schema=catalog.SCHEMA)
 
 
-def _uri(root: Path, path: str) -> str:
+def _uri(root: str, path: str) -> str:
     file, fragment = split_fragment(path)
-    uri = os.path.normpath(os.path.join(root, file))
+    uri = join(root, file)
     if split_fragment(uri)[1] is not None:
         raise UsageError(
             f"The name {uri!r} can't be told from a part of a file, because of its '#'.",

@@ -11,7 +11,7 @@ import pytest
 
 from featstore.errors import ConflictError, NotFoundError, UsageError
 from featstore.ingest import read_manifest
-from featstore.ingest.layout import Scan
+from featstore.ingest.scan import Scan
 
 Read = Callable[..., Scan]
 
