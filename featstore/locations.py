@@ -125,8 +125,6 @@ class Remote(io.RawIOBase):
         self.fault: SetupError | None = None
         with _reaching(url):
             fs, path = _filesystem(url)
-            # What was listed before may be another file by now.
-            fs.invalidate_cache(posixpath.dirname(path))
             cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
             self._file = fs.open(path, "rb", block_size=_BLOCK, **cache)
             self.stat = _told(getattr(self._file, "details", None) or fs.info(path))
@@ -162,6 +160,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     fs, path = url_to_fs(url)
+    fs.invalidate_cache()  # what was listed before may be another file by now
     return fs, str(path)
 
 

@@ -100,6 +100,38 @@ def make_environment(outside: Callable[..., str], tmp_path_factory: pytest.TempP
     return make
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of an S3 server on this machine, which the environment's variables point to."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    settings = {
+        "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield url
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A new bucket, as boto3 has it."""
+    import boto3
+
+    name = f"b{abs(hash(request.node.nodeid)):x}"
+    bucket = boto3.resource("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
+    yield bucket
+    bucket.objects.all().delete()
+    bucket.delete()
+
+
 @pytest.fixture
 def interrupted_after_commit(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A function after whose call Ctrl-C comes right after each COMMIT."""
