@@ -102,7 +102,8 @@ def align(
     if not patients.num_rows:
         lost = "; ".join(f"{item['patients']} {item['reason']}" for item in report["lost"])
         raise NotFoundError(
-            f"No patient is left for this table: {lost or 'no input has any'}.", hint="featstore ls samples"
+            f"No patient is left for this table: {lost or 'no input has any'}.",
+            hint=("--label none, where there are no labels; or " if labelled else "") + "featstore ls samples",
         )
     _check_splits(patients)
     report["rows"] = patients.num_rows
