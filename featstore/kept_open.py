@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -52,6 +53,12 @@ def get(location: str, load: Callable[[BinaryIO], T], open: Callable[[], BinaryI
         _drop(next(iter(_kept)))
     _kept[key] = _Kept(value, file, stat, state)
     return value, file, stat
+
+
+@atexit.register
+def _close() -> None:
+    while _kept:
+        _drop(next(iter(_kept)))
 
 
 def _state(stat: os.stat_result) -> tuple[int, ...]:

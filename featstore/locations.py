@@ -142,13 +142,19 @@ class Remote(io.RawIOBase):
         return int(self._file.tell())
 
     def readinto(self, buffer: Any) -> int:
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._read(-1)
+
+    def _read(self, size: int) -> bytes:
         try:
-            data = self._file.read(len(buffer))
+            return bytes(self._file.read(size))
         except Exception as error:
             self.fault = _unreachable(self.url, error)
             raise self.fault from error
-        buffer[: len(data)] = data
-        return len(data)
 
     def close(self) -> None:
         if not self.closed:

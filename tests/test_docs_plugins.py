@@ -72,7 +72,7 @@ def test_every_class_and_field(name: str) -> None:
 
 
 def test_the_rest_of_what_plugins_are_made_of() -> None:
-    assert_named("Source", vars(featstore.Source("x")))
+    assert_named("Source", [name for name in vars(featstore.Source("x")) if not name.startswith("_")])
     assert "float64 (rows, width)" in section("Parts")
     assert "`Tokens.of(" in section("Tokens")
     for name in parameters(featstore.Tokens.of):

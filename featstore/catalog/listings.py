@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import Catalog, arrow
+from featstore.catalog.order import natural
 from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.keys import Ref
 
@@ -19,7 +20,8 @@ LISTS: Mapping[str, str] = {
     "FROM feature_sets ORDER BY name, version",
     "runs": "SELECT run_id, kind, state, done, failed, seconds, started_at FROM runs ORDER BY started_at, run_id",
     "tables": 'SELECT name, version, "rows", label, scheme, created_at, path FROM tables ORDER BY name, version',
-    "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY sample_key",
+    "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY "
+    + natural("sample_key"),
 }
 _COUNTS = """
 SELECT

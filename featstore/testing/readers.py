@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 import tracemalloc
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from featstore.errors import InputError
-from featstore.spec import ReaderSpec, Source
+from featstore.errors import InputError, UsageError
+from featstore.keys import split_fragment
+from featstore.spec import Picture, ReaderSpec, Source
 from featstore.testing.inputs import SEED, describe, images, texts
 from featstore.testing.laws import Laws, refusal, require
 
@@ -51,13 +53,13 @@ LAWS = Laws[ReaderCase]()
 
 @LAWS.law
 def names_its_endings(case: ReaderCase) -> str:
-    """``suffixes`` is a tuple of endings with their dot, in lower case: others would never be found."""
+    """``suffixes`` is a tuple of endings with their dot, in lower case, or "": others would never be found."""
     suffixes = case.spec.suffixes
     require(isinstance(suffixes, tuple) and bool(suffixes), f"suffixes is {suffixes!r}, and must be a tuple of endings")
     for suffix in suffixes:
         proper = isinstance(suffix, str) and len(suffix) > 1 and suffix.startswith(".") and suffix == suffix.lower()
-        require(proper, f"{suffix!r} is no ending such as '.png'")
-    return ", ".join(suffixes)
+        require(proper or suffix == "", f"{suffix!r} is no ending such as '.png'")
+    return ", ".join(suffix or "none" for suffix in suffixes)
 
 
 @LAWS.gate()
@@ -66,11 +68,13 @@ def reads(case: ReaderCase) -> str:
     for path, fragment in case.files:
         value, _ = case.read(path, fragment)
         require(value is not None, f"{path.name} gives None")
-        if isinstance(value, np.ndarray):
-            require(value.size > 0, f"{path.name} gives an array without values: {value.shape}")
+        if isinstance(pixels := pixels_of(value), np.ndarray):
+            require(pixels.size > 0, f"{path.name} gives an array without values: {pixels.shape}")
         case.values.append(value)
     return "; ".join(
-        dict.fromkeys(f"{path.suffix}: {describe(v)}" for (path, _), v in zip(case.files, case.values, strict=True))
+        dict.fromkeys(
+            f"{path.suffix}: {describe(pixels_of(v))}" for (path, _), v in zip(case.files, case.values, strict=True)
+        )
     )
 
 
@@ -145,8 +149,9 @@ def refuses_half_a_file(case: ReaderCase) -> str:
             how, found = refusal(lambda f=fragment, p=cut: case.read(p, f), InputError)  # type: ignore[misc]
             require(how in ("refused", "accepted"), f"{share:.0%} of {path.name} give {how}; raise InputError")
             if how == "accepted":
-                whole = isinstance(value, np.ndarray) and np.shape(found[0]) == value.shape
-                require(not whole, f"{share:.0%} of {path.name} give a whole {describe(value)}: the rest is made up")
+                array = pixels_of(value)
+                whole = isinstance(array, np.ndarray) and np.shape(pixels_of(found[0])) == array.shape
+                require(not whole, f"{share:.0%} of {path.name} give a whole {describe(array)}: the rest is made up")
             cuts += how == "refused"
     return f"{cuts} of {5 * len(case.files)} cuts refused, the others are shorter"
 
@@ -183,6 +188,36 @@ def survives_damage(case: ReaderCase) -> str:
 
 
 @LAWS.law
+def lists_parts_that_it_reads(case: ReaderCase) -> str:
+    """``expand`` lists each part once, the same ones each time, as text; it reads them, and refuses what is no file."""
+    if case.spec.expand is None:
+        return "no parts"
+    listed = 0
+    for path in dict.fromkeys(path for path, _ in case.files):
+        how, parts = refusal(lambda p=path: list(case.spec.expand(Source(p), {})), UsageError)  # type: ignore[misc]
+        if how == "refused":  # it wants settings, and says so
+            continue
+        require(how == "accepted", f"{path.name} can't be listed: {how}")
+        names = [part.fragment for part in parts]
+        require(bool(parts) and len(set(names)) == len(names), f"{path.name}: the parts are {names[:8]}")
+        again = list(case.spec.expand(Source(path), {}))
+        require(again == parts, f"{path.name}: listed again, the parts are others")
+        for part in parts:
+            uri = str(path) if part.fragment is None else f"{path}#{part.fragment}"
+            require(split_fragment(uri) == (str(path), part.fragment), f"{part.fragment!r} is no fragment")
+            text = all(isinstance(word, str) for pair in part.fields.items() for word in pair)
+            require(text, f"{path.name}: the fields of {part.fragment} aren't all text: {dict(part.fields)}")
+        for part in (parts[0], parts[-1]):
+            require(case.read(path, part.fragment)[0] is not None, f"{path.name}#{part.fragment} gives None")
+        listed += len(parts)
+        for data in (b"", np.random.default_rng(SEED).bytes(500)):
+            spoilt = case.spoilt(path, data)
+            how, _ = refusal(lambda p=spoilt: list(case.spec.expand(Source(p), {})), InputError)  # type: ignore[misc]
+            require(how in ("refused", "accepted"), f"{len(data)} bytes of noise give {how}; raise InputError")
+    return f"{listed} parts" if listed else "it wants settings"
+
+
+@LAWS.law
 def says_what_is_missing(case: ReaderCase) -> str:
     """A file that isn't there raises FileNotFoundError: the disk may be gone, which isn't the input's fault."""
     path, fragment = case.files[0]
@@ -193,8 +228,16 @@ def says_what_is_missing(case: ReaderCase) -> str:
 
 
 # -------------------------------------------------------------------------------------------------- helpers
+def pixels_of(value: Any) -> Any:
+    """The array of a :class:`~featstore.Picture`; any other value itself."""
+    return value.pixels if isinstance(value, Picture) else value
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two decoded values are equal, and of one type."""
+    if isinstance(one, Picture) and isinstance(other, Picture):
+        shown = [(picture.window, picture.extent, picture.inverted) for picture in (one, other)]
+        return shown[0] == shown[1] and same(one.pixels, other.pixels)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         equal_nan = one.dtype.kind == "f"
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=equal_nan)
@@ -220,6 +263,36 @@ def _image(suffix: str) -> bytes:
     return buffer.getvalue()
 
 
+def _dicom(suffix: str) -> bytes:
+    from pydicom import Dataset, FileMetaDataset, dcmwrite, uid
+
+    pixels = images()[4]
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    header.SOPClassUID, header.SOPInstanceUID = (
+        uid.SecondaryCaptureImageStorage,
+        uid.generate_uid(entropy_srcs=[suffix]),
+    )
+    header.PatientID, header.Modality = "007", "MR"
+    header.Rows, header.Columns = pixels.shape
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 0
+    header.WindowCenter, header.WindowWidth = 20_000, 30_000
+    header.PixelData = pixels.tobytes()
+    buffer = io.BytesIO()
+    dcmwrite(buffer, header, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _nifti(suffix: str) -> bytes:
+    from nibabel import Nifti1Image
+
+    image: Any = Nifti1Image
+    data: bytes = image(np.stack(images()[4:5] * 3, axis=2), np.diag([-2.0, 0.5, 3.0, 1.0])).to_bytes()
+    return gzip.compress(data, mtime=0) if suffix.endswith(".gz") else data
+
+
 def _array(suffix: str) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, images()[2])
@@ -232,6 +305,8 @@ def _text(suffix: str) -> bytes:
 
 _WRITERS: Mapping[str, Callable[[str], bytes]] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"), _image),
+    **dict.fromkeys((".dcm", ".dicom", ".ima"), _dicom),
+    **dict.fromkeys((".nii", ".nii.gz"), _nifti),
     ".npy": _array,
     **dict.fromkeys((".txt", ".md"), _text),
 }
