@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,8 +104,9 @@ def add_samples(
     if not rows.num_rows:
         path, why = next(iter(unreadable.items()))
         raise InputError(f"None of the files can be read. {path!r}: {why}")
-    files = [f.path for f in scan.found] + [f.mask.path for f in scan.found if f.mask]
-    unknown = [path for path in files if not plugins.reads(split_fragment(path)[0])]
+    paths = [f.path for f in scan.found] + [f.mask.path for f in scan.found if f.mask]
+    files = dict.fromkeys(split_fragment(path)[0] for path in paths)
+    unknown = [file for file in files if not plugins.reads(file)]
     if unknown:
         raise UsageError(
             f"{len(unknown)} of the files can't be read by any reader, such as {unknown[0]!r}.",
@@ -166,34 +168,10 @@ def _part(
     columns: dict[str, list[object]] = {name: [] for name in catalog.SCHEMA.names}
     for item in found:
         key = f"{dataset}/{item.path.lstrip('/')}"
-        words = {**item.said, **item.fields, "sample_key": key, "dataset": dataset}
-        fields = {**item.said, **({"modality": fill(modality, words, "--modality")} if modality else {}), **item.fields}
-        if template is not None:
-            words = {**fields, "sample_key": key, "dataset": dataset, "path": split_fragment(item.path)[0]}
-            fields["patient_id"] = fill(template, words, "--patient-id")
-        elif _is_alone(item, template):
-            fields["patient_id"] = key
+        fields = _fields(item, key, dataset, template, modality)
         if item.error and not (fields.get("patient_id") and fields.get("modality")):
             continue  # what it doesn't say can't be known: it is left out, and the user is told
-        if not fields.get("patient_id"):
-            raise UsageError(
-                f"Nothing says which patient {item.path!r} is of.",
-                hint="put {patient_id} into the layout, or give --patient-id TEMPLATE "
-                "('{sample_key}' where each sample stands for itself)",
-            )
-        if not fields.get("modality"):
-            raise UsageError(
-                f"Nothing says which modality {item.path!r} is.",
-                hint="put {modality} into the layout, or give --modality NAME",
-            )
-        for name in _SPACELESS:
-            if fields.get(name, "") != fields.get(name, "").strip():
-                raise ConflictError(
-                    f"{name} {fields[name]!r} of {item.path!r} has spaces around it.",
-                    hint=f"correct the {name}: with and without spaces it would be two",
-                )
-        if fields.get("split"):
-            check_name(fields["split"], "split")
+        _check_fields(fields, item)
         columns["sample_key"].append(key)
         columns["uri"].append(_uri(root, item.path))
         columns["size"].append(item.size)
@@ -211,15 +189,56 @@ def _part(
     return pa.table(columns, schema=catalog.SCHEMA)
 
 
+def _fields(item: Found, key: str, dataset: str, template: str | None, modality: str | None) -> Mapping[str, str]:
+    """What is known of a sample: the layout's or manifest's word goes first, then the user's, then the file's own."""
+    fields = {**item.said, **item.fields} if item.said else dict(item.fields)
+    if modality is not None and "modality" not in item.fields:
+        fields["modality"] = fill(modality, fields | {"sample_key": key, "dataset": dataset}, "--modality")
+    if template is not None:
+        words = fields | {"sample_key": key, "dataset": dataset, "path": split_fragment(item.path)[0]}
+        fields["patient_id"] = fill(template, words, "--patient-id")
+    elif _is_alone(item, template):
+        fields["patient_id"] = key
+    return fields
+
+
+def _check_fields(fields: Mapping[str, str], item: Found) -> None:
+    if not fields.get("patient_id"):
+        raise UsageError(
+            f"Nothing says which patient {item.path!r} is of.",
+            hint="put {patient_id} into the layout, or give --patient-id TEMPLATE "
+            "('{sample_key}' where each sample stands for itself)",
+        )
+    if not fields.get("modality"):
+        raise UsageError(
+            f"Nothing says which modality {item.path!r} is.",
+            hint="put {modality} into the layout, or give --modality NAME",
+        )
+    for name in _SPACELESS:
+        if (value := fields.get(name)) is not None and value != value.strip():
+            raise ConflictError(
+                f"{name} {value!r} of {item.path!r} has spaces around it.",
+                hint=f"correct the {name}: with and without spaces it would be two",
+            )
+    if split := fields.get("split"):
+        check_name(split, "split")
+
+
 def _uri(root: str, path: str) -> str:
     file, fragment = split_fragment(path)
+    uri = _file_uri(root, file)
+    return uri if fragment is None else f"{uri}#{fragment}"
+
+
+@lru_cache(maxsize=64)  # the rows of one file come one after the other
+def _file_uri(root: str, file: str) -> str:
     uri = join(root, file)
     if split_fragment(uri)[1] is not None:
         raise UsageError(
             f"The name {uri!r} can't be told from a part of a file, because of its '#'.",
             hint="rename the file or folder",
         )
-    return uri if fragment is None else f"{uri}#{fragment}"
+    return uri
 
 
 def _label(text: str | None, kind: LabelType | None, item: Found) -> str | None:
