@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format docs bench clean clean-demo clean-venv
+.PHONY: help venv demo test fuzz lint format docs bench clean clean-demo clean-venv
 
 # Each step says its name, so that a long silence is never a riddle.
 step = printf '\n\033[1m== %s\033[0m\n' "$(1)"

@@ -98,6 +98,19 @@ class SetupError(FeatstoreError):
     """The environment is at fault: missing weights, a full disk, no memory. Never recorded as a bad input."""
 
 
+def one_line(text: str, most: int = 1000) -> str:
+    """A message as it can be kept and shown: one line, no control characters, at most so many characters.
+
+    What libraries say of a damaged file may quote it: bytes that move the cursor, names of any length.
+
+    >>> one_line("no\\n  column \\x1b[31m")
+    'no column \\\\x1b[31m'
+    """
+    words = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    return shown if len(shown) <= most else f"{shown[: most // 2]} … {shown[-(most // 2) + 3 :]}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suffix for an error message, such as ``" Did you mean 'mean'?"``, or nothing.
 

@@ -101,7 +101,7 @@ def featstore_readers() -> Iterable[ReaderSpec]:
 
 @hookspec
 def featstore_exporters() -> Iterable[ExporterSpec]:
-    """Exporters: a training table → a file, chosen by its ending.
+    """Exporters: a training table, or the vectors of a feature set → a file or folder, chosen by its ending.
 
     Example::
 

@@ -40,6 +40,8 @@ def get(location: str, load: Callable[[BinaryIO], T], open: Callable[[], BinaryI
         return held.value, held.file, held.stat
     if held is not None:
         _drop(key)
+    while len(_kept) >= _MOST:  # before there is one more, which may be as large
+        _drop(next(iter(_kept)))
     file = open()
     try:
         if not is_url(location):
@@ -49,14 +51,13 @@ def get(location: str, load: Callable[[BinaryIO], T], open: Callable[[], BinaryI
     except BaseException:
         file.close()
         raise
-    while len(_kept) >= _MOST:
-        _drop(next(iter(_kept)))
     _kept[key] = _Kept(value, file, stat, state)
     return value, file, stat
 
 
 @atexit.register
-def _close() -> None:
+def forget() -> None:
+    """Let go of all, before a new pass over the inputs: what is behind a URL may be another file by now."""
     while _kept:
         _drop(next(iter(_kept)))
 

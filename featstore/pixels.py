@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -18,6 +19,8 @@ Size: TypeAlias = tuple[int, int]
 _REC601 = (0.299, 0.587, 0.114)
 # A 1 × 100,000 strip, its short side brought to 256, would need 6.5 gigapixels.
 _MAX_RESIZED = 2**26
+# Values that are scaled in one go.
+_AT_ONCE = 2**20
 
 
 def as_image(image: object) -> Pixels:
@@ -48,8 +51,23 @@ def to_grey(pixels: Pixels) -> Pixels:
 
 
 def scale(pixels: Pixels, low: float, high: float) -> npt.NDArray[np.float32]:
-    """Bring ``low``…``high`` to 0…1, in float64 until the end: 32-bit integers don't fit float32."""
-    return np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
+    """Bring ``low``…``high`` to 0…1, in float64 until the end: 32-bit integers don't fit float32.
+
+    Raises:
+        InputError: they are further apart than a float can tell.
+    """
+    if not math.isfinite(high - low):
+        raise InputError(f"The values go from {low:g} to {high:g}: no float holds their difference.")
+    scaled = np.empty(pixels.shape, np.float32)
+    longer = int(pixels.shape[1] > pixels.shape[0])
+    source, target = pixels.swapaxes(0, longer), scaled.swapaxes(0, longer)
+    step = max(1, _AT_ONCE * len(source) // source.size)
+    for start in range(0, len(source), step):  # all at once would take eight times the memory of a byte's pixels
+        values = source[start : start + step].astype(np.float64)
+        values -= low
+        values /= high - low
+        target[start : start + step] = np.clip(values, 0, 1, out=values)
+    return scaled
 
 
 def resize(pixels: Pixels, size: Size, resample: Image.Resampling) -> Pixels:

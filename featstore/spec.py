@@ -397,7 +397,8 @@ class ExportFunction(Protocol):
     own, the vector ``fused`` among them. Nulls may stand anywhere but in sample_key and patient_id.
 
     **The schema's metadata** ``b"featstore"`` is a JSON object: ``rows``, how many come; ``name`` and ``version`` of
-    what is exported, and of a feature set ``fingerprint, backbone, layer, pooler``, each where it is known;
+    what is exported, and of a feature set ``fingerprint, backbone, layer, pooler`` and ``label_type`` (``int``,
+    ``float`` or ``str``), each where it is known;
     ``groups``, where rows are grouped (see :class:`ExporterSpec`): ``[[name, rows], …]`` in the order in which they
     come, rows of one group together. Names are POSIX paths without ``.`` and ``..``; no part begins with a dot.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featstore import folder
 from featstore.catalog import listings, sandbox
-from featstore.catalog.connection import CONFIG, Catalog, first
+from featstore.catalog.connection import CONFIG, Catalog
 from featstore.files import fsync, inside
 from featstore.keys import Ref
 from featstore.plugins import Plugins
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featstore.extract import ExtractRequest, ExtractResult, Progress
+    from featstore.imports import ImportResult
     from featstore.ingest import IngestResult, TabularResult
     from featstore.ingest.layout import LabelType
     from featstore.splits import SplitResult
-    from featstore.tables import FeatureSetView, MaterializeResult, Recipe, TrainingTable
+    from featstore.tables import ExportResult, FeatureSetView, MaterializeResult, Recipe, TrainingTable
 
 
 def init(path: str | os.PathLike[str]) -> Store:
@@ -81,24 +82,25 @@ class Store:
         self,
         root: str | os.PathLike[str],
         *,
-        layouts: Sequence[str],
+        layouts: Sequence[str] = (),
+        expand: Sequence[str] = (),
         mask_layout: str | None = None,
         dataset: str | None = None,
         patient_id: str | None = None,
         modality: str | None = None,
+        label_type: LabelType | None = None,
         same_patients_across_sites: bool = False,
     ) -> IngestResult:
-        """Take the files of a folder tree that a layout matches; see :func:`featstore.ingest.scan` and
-        :func:`featstore.ingest.add_samples`.
+        """Take the files of a folder tree, or behind a URL, that a layout matches, or one file with its parts; see
+        :func:`featstore.ingest.find` and :func:`featstore.ingest.add_samples`.
         """
-        from featstore.ingest import Layout, add_samples, scan
+        from featstore.ingest import add_samples, find
 
-        base = Path(root)
-        found = scan(base, [Layout.parse(text) for text in layouts], mask_layout)
+        base, name, found = find(os.fspath(root), layouts, expand, mask_layout, self.plugins)
         self._absorb()
         return add_samples(
-            self.path, self.catalog, self.plugins, found, root=base, dataset=dataset or base.resolve().name,
-            patient_id=patient_id, modality=modality, same_patients_across_sites=same_patients_across_sites,
+            self.path, self.catalog, self.plugins, found, root=base, dataset=dataset or name, patient_id=patient_id,
+            modality=modality, label_type=label_type, same_patients_across_sites=same_patients_across_sites,
         )  # fmt: skip
 
     def ingest_manifest(
@@ -106,6 +108,7 @@ class Store:
         manifest: str | os.PathLike[str],
         *,
         root: str | os.PathLike[str] | None = None,
+        expand: Sequence[str] = (),
         dataset: str | None = None,
         patient_id: str | None = None,
         label_type: LabelType | None = None,
@@ -113,11 +116,12 @@ class Store:
         same_patients_across_sites: bool = False,
     ) -> IngestResult:
         """Take the files that a CSV or Parquet lists; see :func:`featstore.ingest.read_manifest`."""
-        from featstore.ingest import add_samples, read_manifest
+        from featstore.ingest import add_samples, expand_all, parse_settings, read_manifest
 
         file = Path(manifest)
-        base = Path(root) if root is not None else file.parent
+        base = os.fspath(root) if root is not None else str(file.absolute().parent)
         found = read_manifest(file, root=base, label_type=label_type, allow_missing=allow_missing)
+        found = expand_all(found, base, self.plugins, parse_settings(expand))
         self._absorb()
         return add_samples(
             self.path, self.catalog, self.plugins, found, root=base, dataset=dataset or file.stem,
@@ -130,6 +134,21 @@ class Store:
 
         self._absorb()
         return add_table(self.path, self.catalog, self.plugins, Path(file), name=name, replace=replace)
+
+    def import_features(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        name: str,
+        index: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> ImportResult:
+        """Take in vectors that were extracted before; see :class:`featstore.imports.ImportRequest` for the options."""
+        from featstore.imports import ImportRequest, import_features
+
+        request = ImportRequest(Path(source), name, None if index is None else Path(index), **options)
+        self._absorb()
+        return import_features(self.path, self.catalog, self.plugins, request)
 
     def split(self, **arguments: Any) -> SplitResult:
         """Assign patients to splits; see :func:`featstore.splits.split_patients` for the arguments."""
@@ -218,6 +237,31 @@ class Store:
             self.catalog,
         )
 
+    # -------------------------------------------------------------------------------------- going out
+    def export(
+        self,
+        *names: str,
+        out: str | os.PathLike[str],
+        format: str | None = None,
+        split: str | None = None,
+        scheme: str | None = None,
+        modality: str | None = None,
+        where: str | None = None,
+        layout: str | None = None,
+        wide: bool = False,
+    ) -> ExportResult:
+        """Write the vectors of feature sets, or a training table, to a file or folder of yours; see
+        :func:`featstore.tables.export.export`.
+        """
+        from featstore.tables import export
+        from featstore.tables.export import Choice
+
+        choice = Choice(split, scheme, modality, where)
+        return export(
+            self.path, self.catalog, self.plugins, names, out=out, format=format, choice=choice, layout=layout,
+            wide=wide,
+        )  # fmt: skip
+
     # -------------------------------------------------------------------------------------- asking
     def features(self, name: str, *, scheme: str = "default") -> FeatureSetView:
         """The current vectors of a feature set, ``NAME`` or ``NAME@vK``, with the splits of one scheme."""
@@ -227,16 +271,9 @@ class Store:
             return self._features(connection, feature_sets.get(connection, Ref.parse(name)), scheme)
 
     def _features(self, connection: duckdb.DuckDBPyConnection, found: Any, scheme: str) -> FeatureSetView:
-        from featstore.catalog import feature_sets, splits
         from featstore.tables import FeatureSetView
 
-        exists = first(connection.execute("SELECT 1 FROM core.scheme WHERE lower(name) = lower(?)", [scheme]))
-        if not exists and scheme != "default":
-            splits.scheme_id(connection, scheme)  # raises, with a suggestion
-        scheme_id = splits.scheme_id(connection, scheme) if exists else None
-        rows = feature_sets.rows(connection, found.id, scheme_id)
-        paths = feature_sets.segment_paths(connection, found.id)
-        return FeatureSetView(found, rows, {id: inside(self.path, path) for id, path in paths.items()})
+        return FeatureSetView.of(self.path, connection, found, scheme)
 
     def sql(self, query: str) -> pa.Table:
         """Ask SQL about everything: the public views, your tables, and ``vectors."<feature set>"``.
@@ -316,10 +353,14 @@ class Store:
         return [f"{m.version:04} {m.name}" for m in todo]
 
     def _absorb(self) -> None:
-        """Take in what killed extractions have finished: every writing verb begins with it."""
+        """Take in what killed extractions have finished, and away what killed imports have begun: every writing verb
+        begins with it.
+        """
         from featstore.extract import absorb_dead_runs
+        from featstore.imports import sweep
 
         absorb_dead_runs(self.path, self.catalog)
+        sweep(self.path, self.catalog)
 
 
 __all__ = ["Store", "init", "open"]

@@ -32,6 +32,10 @@ hypothesis.settings.load_profile("featstore")
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"seed: {SEED} (another: FEATSTORE_TEST_SEED=…)")
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "when", None) == "call":  # other processes' reports bring what was recorded there
+            for line in (value for name, value in report.user_properties if name == "summary"):
+                terminalreporter.write_line(str(line))
 
 
 @pytest.fixture

@@ -312,8 +312,10 @@ class TestLookups:
             NotFoundError, match=r"No reader knows files that end like '\.docx'\.\n  next: known endings: .*\.png"
         ):
             Plugins.load().reader("a/b.docx")
-        with pytest.raises(NotFoundError, match="that end like 'README'"):
-            Plugins.load().reader("a/README")
+        for name in ("a/README", "IM0001", "1.2.840.113619.2"):  # scanners' names: told by their bytes
+            assert Plugins.load().reader(name).name == "dicom"
+            assert Plugins.load().reads(name)
+        assert not Plugins.load().reads("a/b.docx")
         with pytest.raises(NotFoundError, match=r"'x\.parqet'\. Did you mean '\.parquet'\?"):
             Plugins.load().exporter(Path("x.parqet"))
 

@@ -14,7 +14,6 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from featstore import InputError, SetupError, Source, UsageError, kept_open, locations
 
-
 made: list[Loaded] = []
 
 
@@ -112,7 +111,7 @@ def test_what_fails_to_load_is_not_kept(tmp_path: Path) -> None:
     for _ in range(50):
         with pytest.raises(InputError):
             Source(tmp_path / "x").kept(fail)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what was kept before makes room
 
 
 def test_a_forked_child_opens_its_own(tmp_path: Path) -> None:

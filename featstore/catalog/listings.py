@@ -37,11 +37,11 @@ _MODALITIES = (
     "SELECT modality, count(DISTINCT patient_id) AS patients, count(*) AS samples FROM samples GROUP BY 1 ORDER BY 1"
 )
 _SPLITS = "SELECT scheme, split, count(*) AS patients FROM splits GROUP BY ALL ORDER BY ALL"
-_FAILURES = """
+_FAILURES = f"""
 SELECT sample_key, stage, error, message, count(*) OVER same AS attempts, failed_at, run_id, resolved, uri
 FROM failures WHERE ($run IS NULL OR run_id = $run) AND ($resolved OR NOT resolved)
 WINDOW same AS (PARTITION BY sample_key)
-QUALIFY row_number() OVER (PARTITION BY sample_key ORDER BY failed_at DESC) = 1 ORDER BY sample_key
+QUALIFY row_number() OVER (PARTITION BY sample_key ORDER BY failed_at DESC) = 1 ORDER BY {natural("sample_key")}
 """
 _OF_VERSION = "WHERE name = $base AND ($version IS NULL OR version = $version) ORDER BY version DESC LIMIT 1"
 #: What a name may be the name of → the query that shows it.

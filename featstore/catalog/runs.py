@@ -51,7 +51,7 @@ def open_runs(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
 
 
 def failed_inputs(connection: duckdb.DuckDBPyConnection, run_id: str | None) -> dict[str, list[str]]:
-    """The unresolved failures, of one run or of all: run_id → sample keys.
+    """The unresolved failures of extractions, of one run or of all: run_id → sample keys.
 
     An input that failed in several runs of the same feature sets is listed under the last of them.
     """
@@ -59,7 +59,7 @@ def failed_inputs(connection: duckdb.DuckDBPyConnection, run_id: str | None) -> 
         "WITH made AS (SELECT run, list_sort(list(feature_set)) AS sets FROM core.segment GROUP BY run) "
         "SELECT arg_max(r.run_id, r.id) AS run_id, s.sample_key FROM core.failure f "
         "JOIN core.run r ON r.id = f.run JOIN core.sample s ON s.id = f.sample JOIN made m ON m.run = f.run "
-        "WHERE f.resolved_at IS NULL AND ($run_id IS NULL OR r.run_id = $run_id) "
+        "WHERE f.resolved_at IS NULL AND r.kind = 'extract' AND ($run_id IS NULL OR r.run_id = $run_id) "
         "GROUP BY s.sample_key, m.sets ORDER BY ALL",
         {"run_id": run_id},
     ).fetchall()

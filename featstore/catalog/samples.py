@@ -41,6 +41,10 @@ SCHEMA = pa.schema(
 )
 
 
+#: What the uri of a sample begins with that an import made, and the root of its data set: it has vectors and no bytes.
+IMPORTED = "imported:"
+
+
 @dataclass(frozen=True, slots=True)
 class Checks:
     """Exceptions that the user has allowed."""
@@ -150,6 +154,10 @@ def apply(
             {"name": counts.dataset, "root": counts.root, "run": run},
         )
         connection.execute(
+            "UPDATE core.dataset SET root = $root WHERE lower(name) = lower($name) AND root = $imported",
+            {"name": counts.dataset, "root": counts.root, "imported": IMPORTED},
+        )
+        connection.execute(
             "INSERT INTO core.patient SELECT (SELECT coalesce(max(id), 0) FROM core.patient) "
             "+ row_number() OVER (ORDER BY patient_id), patient_id, any_value(label), any_value(label_type) "
             "FROM incoming WHERE patient_id NOT IN (SELECT patient_id FROM core.patient) GROUP BY patient_id"
@@ -181,7 +189,8 @@ def apply(
 
 def _update_samples(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
-        f"CREATE TEMP TABLE changed AS SELECT s.id, s.patient, {_CHANGED} AS other_bytes, i.size, i.mtime_ns, i.uri, "
+        f"CREATE TEMP TABLE changed AS SELECT s.id, s.patient, {_CHANGED} AND NOT starts_with(s.uri, '{IMPORTED}') "
+        "AS other_bytes, i.size, i.mtime_ns, i.uri, "
         "coalesce(s.site, i.site) AS site, coalesce(s.visit_id, i.visit_id) AS visit_id, "
         "coalesce(s.acquired_at, i.acquired_at) AS acquired_at, i.mask_uri, i.mask_size, i.mask_mtime_ns, "
         "i.masks_told "
@@ -236,7 +245,7 @@ def _check_dataset(connection: duckdb.DuckDBPyConnection, dataset: str, root: st
         raise ConflictError(
             f"There is a data set {row[0]!r}: names differ by more than case.", hint=f"--dataset {row[0]}"
         )
-    if row and row[1] != root:
+    if row and row[1] not in (root, IMPORTED):
         raise ConflictError(
             f"The data set {row[0]!r} is that of {row[1]}, not of {root}.",
             hint="give this one another name: --dataset NAME",

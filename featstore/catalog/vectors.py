@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from featstore.catalog.connection import arrow, first, registered
 from featstore.catalog.order import natural
-from featstore.catalog.samples import recount
+from featstore.catalog.samples import IMPORTED, recount
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,6 +28,8 @@ def modalities(connection: duckdb.DuckDBPyConnection) -> list[str]:
 def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], chosen: pa.Table | None) -> int:
     """Make the temporary table ``temp.selected`` of the samples that an extraction is about; returns how many.
 
+    Those that an import made have no bytes to extract from.
+
     Args:
         chosen: a table of ``sample_key`` that a user's condition gave, or None for all.
     """
@@ -36,7 +38,7 @@ def select(connection: duckdb.DuckDBPyConnection, modalities: Sequence[str], cho
         condition = "s.modality IN (SELECT unnest($modalities))"
     query = (
         "CREATE OR REPLACE TEMP TABLE selected AS SELECT s.id, s.content, s.sample_key, s.uri, s.mask_uri "
-        f"FROM core.sample s WHERE {condition}"
+        f"FROM core.sample s WHERE {condition} AND NOT starts_with(s.uri, '{IMPORTED}')"
     )
     parameters = {"modalities": list(modalities)} if modalities else {}
     if chosen is None:
@@ -169,16 +171,7 @@ def absorb(
             "AND v.content = f.content "
             "AND v.feature_set IN (SELECT DISTINCT feature_set FROM incoming)) ORDER BY i.segment, i.row"
         )
-        connection.execute(
-            "INSERT INTO core.vector SELECT sample, feature_set, segment, row, content, ? FROM temp.added "
-            "ORDER BY segment, row",
-            [now],
-        )
-        connection.execute(
-            "INSERT INTO core.coverage SELECT a.feature_set, s.patient, s.modality, count(*) FROM temp.added a "
-            "JOIN core.sample s ON s.id = a.sample GROUP BY ALL "
-            "ON CONFLICT DO UPDATE SET extracted = extracted + excluded.extracted"
-        )
+        add_pointers(connection, now)
         if changed:
             recount(connection, "SELECT s.patient FROM core.sample s JOIN temp.fresh f ON f.sample = s.id")
         connection.execute(
@@ -186,7 +179,7 @@ def absorb(
             "FROM failures ORDER BY sample",
             [run],
         )
-        _resolve_failures(connection, run, now)
+        resolve_failures(connection, run, now)
         connection.executemany("INSERT INTO core.chunk VALUES (?, ?)", [[run, chunk] for chunk in chunks])
         connection.execute(
             "UPDATE core.run SET done = done + $done, failed = failed + $failed WHERE id = $run",
@@ -259,7 +252,21 @@ def _verdict(hash: str, size: str, mtime_ns: str, put_back: str) -> str:
     )
 
 
-def _resolve_failures(connection: duckdb.DuckDBPyConnection, run: int, now: datetime) -> None:
+def add_pointers(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
+    """Put the rows of ``temp.added`` among the vectors, and count them."""
+    connection.execute(
+        "INSERT INTO core.vector SELECT sample, feature_set, segment, row, content, ? FROM temp.added "
+        "ORDER BY segment, row",
+        [now],
+    )
+    connection.execute(
+        "INSERT INTO core.coverage SELECT a.feature_set, s.patient, s.modality, count(*) FROM temp.added a "
+        "JOIN core.sample s ON s.id = a.sample GROUP BY ALL "
+        "ON CONFLICT DO UPDATE SET extracted = extracted + excluded.extracted"
+    )
+
+
+def resolve_failures(connection: duckdb.DuckDBPyConnection, run: int, now: datetime) -> None:
     """A failure is resolved once every feature set of its run has a current vector of that sample."""
     if not first(
         connection.execute(

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "init": "featstore.cli.manage",
     "ingest": "featstore.cli.ingest",
     "ingest-table": "featstore.cli.ingest",
+    "import": "featstore.cli.imports",
     "split": "featstore.cli.ingest",
     "extract": "featstore.cli.extract",
     "retry": "featstore.cli.extract",
@@ -31,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "featstore.cli.ask",
     "status": "featstore.cli.ask",
     "materialize": "featstore.cli.materialize",
+    "export": "featstore.cli.export",
     "plugins": "featstore.cli.plugins",
     "migrate": "featstore.cli.manage",
 }
@@ -45,7 +47,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[name]), name.replace("-", "_"))
+        command: click.Command = getattr(
+            importlib.import_module(COMMANDS[name]), "import_" if name == "import" else name.replace("-", "_")
+        )
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

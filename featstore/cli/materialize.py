@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option("--standardize", is_flag=True, help="To zero mean and unit variance.")
 @click.option("--pca", type=float, metavar="N", help="Components, or a share of the variance below 1.")
-@click.option("--out", metavar="FILE", help="Also write it there: .parquet, .csv, .npy.")
+@click.option("--out", metavar="FILE", help="Also write it there: .parquet, .csv, .npy, .h5, .zarr, .h5ad.")
 @click.option("--wide", is_flag=True, help="One column a feature in --out.")
 @json_option
 def materialize(store: Store, as_json: bool, **fields: Any) -> None:

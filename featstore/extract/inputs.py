@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from featstore import locations
-from featstore.errors import InputError, NotFoundError, PluginError, SetupError
+from featstore.errors import InputError, NotFoundError, PluginError, SetupError, one_line
 from featstore.keys import split_fragment
 from featstore.masks import split_labels
 from featstore.plugins import Plugins
@@ -271,11 +271,12 @@ def _read(source: Source) -> Read:
 
 
 def _failure(stage: str, error: Exception, state: str) -> Failure:
+    name = type(error).__name__
     if isinstance(error, FileNotFoundError):
-        return Failure(stage, "FileNotFoundError", "the file isn't there", state)
+        return Failure(stage, name, "the file isn't there", state)
     if isinstance(error, OSError) and error.strerror:
-        return Failure(stage, type(error).__name__, error.strerror, state)
+        return Failure(stage, name, error.strerror, state)
     if isinstance(error, (InputError, NotFoundError)):
-        hint = f" Next: {error.hint}." if error.hint else ""
-        return Failure(stage, type(error).__name__, error.message + hint, state)
-    return Failure(stage, type(error).__name__, str(error)[:500] or type(error).__name__, state)
+        hint = f" Next: {one_line(error.hint)}." if error.hint else ""
+        return Failure(stage, name, (one_line(error.message) or name) + hint, state)
+    return Failure(stage, name, one_line(str(error), 500) or name, state)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featstore import kept_open
 from featstore.catalog import feature_sets, runs, sandbox, vectors
 from featstore.catalog.connection import Catalog
 from featstore.errors import ConflictError, FeatstoreError, NotFoundError
@@ -92,6 +93,7 @@ def extract(
         ConflictError: ``expected`` isn't met, or a pooler can't work on the backbone's tokens.
     """
     start = time.monotonic()
+    kept_open.forget()
     chosen = only
     if chosen is None and request.where is not None:
         chosen = sandbox.predicate(catalog, "samples", "sample_key", request.where, "--where")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from featstore import kept_open
 from featstore.errors import (
     FeatstoreError,
     InputError,
@@ -15,6 +16,7 @@ from featstore.errors import (
     SetupError,
     UsageError,
     did_you_mean,
+    one_line,
 )
 from featstore.ingest.layout import Layout
 from featstore.ingest.scan import Found, Mask, Scan, scan
@@ -145,6 +147,7 @@ def expand_all(found: Scan, root: str, plugins: Plugins, settings: Mapping[str, 
         UsageError: a setting that no reader of these files knows, or a bad one.
         PluginError: a reader lists one part twice.
     """
+    kept_open.forget()
     items: list[Found] = []
     known: set[str] = set()
     for item in found.found:
@@ -179,7 +182,7 @@ def _parts(item: Found, reader: ReaderSpec, source: Source, settings: Mapping[st
             raise source.fault from error
         if isinstance(error, MemoryError) or (isinstance(error, FeatstoreError) and not isinstance(error, InputError)):
             raise
-        return [replace(item, error=str(error) or type(error).__name__)]
+        return [replace(item, error=one_line(str(error)) or type(error).__name__)]
     if twice := [fragment for fragment, count in Counter(part.fragment for part in parts).items() if count > 1]:
         raise PluginError(f"The reader {reader.name} lists #{twice[0]} of {item.path!r} twice.")
     return _found(item, parts)

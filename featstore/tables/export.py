@@ -1,82 +1,224 @@
-"""Exporting: a table's data → a file of the user's, which is there whole, or as it was before."""
+"""Exporting: the vectors of a feature set, or the rows of a training table → whatever form the next tool wants."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from featstore.errors import NotFoundError, SetupError, UsageError
-from featstore.files import fsync
+from featstore.catalog import exported, training_tables
+from featstore.catalog.connection import Catalog
+from featstore.errors import NotFoundError, UsageError, did_you_mean
+from featstore.files import inside
+from featstore.keys import Ref
+from featstore.locations import is_url
+from featstore.plugins import Plugins
 from featstore.spec import ExporterSpec
+from featstore.tables.data import DATA, TableData
+from featstore.tables.placing import check_target, placing
+from featstore.tables.selection import Selection, select
 
-#: What a store is made of: no export goes in there.
-_STORE = {"features", "runs", "tables", "models", "catalog.duckdb", "featstore.toml"}
+#: What a name may be the name of, and the word that says which is meant.
+_KINDS = {"features": "feature set", "tables": "training table"}
 
 
-def check_target(store: Path, out: Path) -> None:
-    """Raise before any work where ``out`` can't be written.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What left of one feature set or table: ``shape`` is that of all vectors together, (rows, …)."""
 
-    Raises:
-        NotFoundError: there is no such folder. UsageError: it is a folder, or one of the store's own files.
+    name: str
+    version: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes:
+        out: the file or folder.
+        format: the exporter's name.
+        contents: what is in it.
+        files: how many files were made; ``nbytes``: their size.
     """
-    target = out.resolve()
-    if not target.parent.is_dir():
-        raise NotFoundError(f"There is no folder {target.parent}.", hint="make it, or choose another --out")
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder, not a file to write.", hint="choose another --out")
-    if target.is_relative_to(store) and target.relative_to(store).parts[0] in _STORE:
-        raise UsageError(f"{target} is the store's own.", hint="choose another --out")
+
+    out: Path
+    format: str
+    contents: tuple[Exported, ...]
+    files: int
+    nbytes: int
 
 
-@contextmanager
-def exporting(data: Path, exporter: ExporterSpec | None, out: Path, *, wide: bool) -> Iterator[None]:
-    """Export ``data`` on entry, and put the files in place when the block ends without an error.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which rows leave; see :func:`featstore.tables.selection.select`."""
+
+    split: str | None = None
+    scheme: str | None = None
+    modality: str | None = None
+    where: str | None = None
+
+
+ALL = Choice()
+
+
+def export(
+    store: Path,
+    catalog: Catalog,
+    plugins: Plugins,
+    names: Sequence[str],
+    *,
+    out: str | os.PathLike[str],
+    format: str | None = None,
+    choice: Choice = ALL,
+    layout: str | None = None,
+    wide: bool = False,
+) -> ExportResult:
+    """Write the current vectors of feature sets, or a training table, to a file or folder.
 
     Args:
-        exporter: None where ``data`` is already what it would write: that is copied.
-
-    An exporter may write more than one file (``x.npy`` and ``x.index.csv``): they are made in a folder of their own,
-    and ``out`` itself is put in place last. Where there are several, the old ``out`` goes first: whatever stops this in
-    between leaves no array, rather than one beside an index of other rows.
+        names: ``NAME`` or ``NAME@vK`` of a feature set or a training table, with ``features/`` or ``tables/`` in front
+            where both have it; several feature sets where the format can hold them.
+        out: replaced where it is a file, once the new one is complete; a folder is never written over.
+        format: an exporter's name; where it isn't given, the ending of ``out`` says it.
+        layout: which rows go together, for formats that group: ``{split}/{modality}/{patient_id}.npy``.
+        wide: one column a feature, where the format has columns.
 
     Raises:
-        UsageError: the exporter can't write this table, or a folder is in the way.
-        SetupError: the folder can't be written to, or is full.
+        NotFoundError: no such name, format, split, modality or scheme, or no row is left.
+        UsageError: what was asked for doesn't go together, or the format can't hold it.
+        ConflictError: a folder is there already. SetupError: a library is missing, or the disk is full.
     """
-    import pyarrow.parquet as pq
+    if not names:
+        raise UsageError("An export needs the name of a feature set or a training table.", hint="featstore ls features")
+    if is_url(os.fspath(out)):
+        raise UsageError(f"--out {out} is a URL, and exports are files.", hint="write a file, then upload that")
+    out = Path(out)
+    exporter = _exporter(plugins, out, format)
+    check_target(store, out, folder=exporter.folder)
+    if layout is not None and not exporter.grouped:
+        able = sorted(item.name for item in plugins.registered("exporter") if item.spec.grouped)
+        raise UsageError(
+            f"The format {exporter.name} puts all rows into one place, and takes no --layout.",
+            hint=f"--format {' or '.join(able)}",
+        )
+    refs = [_resolve(catalog, name) for name in names]
+    tables = [ref for kind, ref in refs if kind == "training table"]
+    if not tables:
+        return _features(store, catalog, exporter, [ref for _, ref in refs], out, choice, layout, wide)
+    if len(refs) > 1:
+        raise UsageError(f"{tables[0]} is a training table, and one file takes one table.", hint="export it by itself")
+    if choice.scheme or choice.modality or choice.where or layout is not None:
+        raise UsageError(
+            f"{tables[0]} is a training table: of one, --split alone chooses rows.",
+            hint="materialize another with --where or another --scheme",
+        )
+    return _table(store, catalog, plugins, exporter, tables[0], out, choice.split, wide)
 
-    folder = out.with_name(f".tmp-{secrets.token_hex(4)}-{out.name}")
-    try:
-        folder.mkdir()
-        if exporter is None:
-            shutil.copyfile(data, folder / out.name)
+
+def _features(
+    store: Path,
+    catalog: Catalog,
+    exporter: ExporterSpec,
+    refs: Sequence[Ref],
+    out: Path,
+    choice: Choice,
+    layout: str | None,
+    wide: bool,
+) -> ExportResult:
+    several = exporter.write_several
+    if len(refs) > 1 and several is None:
+        raise UsageError(
+            f"The format {exporter.name} holds one feature set, and {len(refs)} are named.", hint="--format h5mu"
+        )
+    selections = {}
+    for ref in refs:
+        found = select(
+            store, catalog, ref, split=choice.split, scheme=choice.scheme or "default", modality=choice.modality,
+            where=choice.where,
+        )  # fmt: skip
+        name = found.feature_set.name if len({r.name for r in refs}) == len(refs) else str(found.feature_set)
+        if name in selections:
+            raise UsageError(f"{name} is named twice.")
+        template = exporter.layout if layout is None else layout
+        selections[name] = found.grouped(template) if exporter.grouped and template else found
+
+    def write(path: Path) -> None:
+        if len(selections) > 1:
+            assert several is not None
+            several(path, {name: (s.schema(), s.batches()) for name, s in selections.items()})
         else:
-            with pq.ParquetFile(data) as file:
-                exporter.write(folder / out.name, file.schema_arrow, file.iter_batches(4096), wide=wide)
-        made = sorted(folder.iterdir(), key=lambda path: path.name == out.name)
-        for path in made:
-            if (target := out.with_name(path.name)).is_dir():
-                raise UsageError(f"{target} is a folder, not a file to write.", hint="choose another --out")
-            fsync(path)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise SetupError(
-            f"{out} can't be written: {error.strerror or error}.", hint="choose another --out, or make room there"
-        ) from error
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    try:
-        yield
-        if len(made) > 1:
-            out.unlink(missing_ok=True)
-            fsync(out.absolute().parent)
-        for path in made:
-            os.replace(path, out.with_name(path.name))
-        fsync(out.absolute().parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            (one,) = selections.values()
+            exporter.write(path, one.schema(), one.batches(), wide=wide)
+
+    with placing(out, write) as made:
+        contents = tuple(map(_exported, selections.values()))
+        return ExportResult(out, exporter.name, contents, made.files, made.nbytes)
+
+
+def _exported(selection: Selection) -> Exported:
+    found = selection.feature_set
+    return Exported(found.name, found.version, selection.shape, selection.dtype)
+
+
+def _table(
+    store: Path,
+    catalog: Catalog,
+    plugins: Plugins,
+    exporter: ExporterSpec,
+    ref: Ref,
+    out: Path,
+    split: str | None,
+    wide: bool,
+) -> ExportResult:
+    with catalog.read() as connection:
+        row = training_tables.get(connection, ref)
+    as_it_is = exporter is plugins.exporter(Path(DATA)) and not wide and split is None
+    data = TableData(inside(store, row["path"]) / DATA, {"name": row["name"], "version": row["version"]}, split)
+    shape: list[int] = []
+    with placing(out, lambda path: shape.extend(data.write(None if as_it_is else exporter, path, wide=wide))) as made:
+        contents = Exported(row["name"], row["version"], tuple(shape), "float32")
+        return ExportResult(out, exporter.name, (contents,), made.files, made.nbytes)
+
+
+def _exporter(plugins: Plugins, out: Path, format: str | None) -> ExporterSpec:
+    """The exporter that is meant.
+
+    An ending that no format has is the user's own business, where the format is named; the ending of another format
+    would deceive whoever opens the file.
+    """
+    if format is None:
+        return plugins.exporter(out)
+    exporter: ExporterSpec = plugins.spec("exporter", format)
+    suffixes = {item.spec.suffix: item.name for item in plugins.registered("exporter")}
+    other = suffixes.get(out.suffix.lower())
+    if other not in (None, format):
+        raise UsageError(
+            f"{out.name} ends as {other} does, and --format is {format}.",
+            hint=f"--out {out.with_suffix(exporter.suffix).name}, or leave out --format",
+        )
+    return exporter
+
+
+def _resolve(catalog: Catalog, text: str) -> tuple[str, Ref]:
+    """The kind and the reference of ``[features/|tables/]NAME[@vK]``."""
+    word, mark, rest = text.rpartition("/")
+    if mark and word not in _KINDS:
+        raise UsageError(f"{text!r} isn't NAME, NAME@vK, features/NAME or tables/NAME.")
+    ref = Ref.parse(rest)
+    if mark:
+        return _KINDS[word], ref
+    with catalog.read() as connection:
+        found, known = exported.kinds(connection, ref.name), exported.names(connection)
+    if not found:
+        raise NotFoundError(
+            f"There is no feature set or training table {ref.name!r}.{did_you_mean(ref.name, known)}",
+            hint="featstore ls features; featstore ls tables",
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"{ref.name!r} is a feature set and a training table.", hint=f"features/{ref} or tables/{ref} says which"
+        )
+    return found.pop(), ref

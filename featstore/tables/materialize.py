@@ -18,8 +18,8 @@ from featstore.files import inside
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
 from featstore.tables.aggregate import PooledInput
-from featstore.tables.export import check_target
 from featstore.tables.fuse import Fusion, learns
+from featstore.tables.placing import check_target
 from featstore.tables.recipe import Recipe
 from featstore.tables.tabular import TabularPart
 from featstore.tables.writing import Fused, MaterializeResult, write
@@ -63,8 +63,7 @@ def materialize(
     if wide and out is None:
         raise UsageError("--wide says how a file is written, and there is no --out.", hint="--out table.parquet")
     if out:
-        plugins.exporter(out)
-        check_target(store, out)
+        check_target(store, out, folder=plugins.exporter(out).folder)
     fuser = plugins.fuser(recipe.fuser).load()
     if learns(fuser):
         recipe.require_scheme(f"The fuser {recipe.fuser!r} learns")

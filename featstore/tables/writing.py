@@ -22,16 +22,15 @@ from featstore.files import fsync, inside, write_json
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, finished
 from featstore.spec import ExporterSpec
-from featstore.tables.export import exporting
+from featstore.tables.data import DATA, TableData
 from featstore.tables.fuse import Fusion
+from featstore.tables.placing import Made, placing
 from featstore.tables.recipe import Recipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger("featstore")
-
-DATA = "data.parquet"
 
 
 @dataclass(slots=True)
@@ -157,9 +156,14 @@ def write(
     )  # fmt: skip
 
 
-def _exporting(plugins: Plugins, data: Path, keep: ExporterSpec, out: Path, wide: bool) -> AbstractContextManager[None]:
+def _exporting(plugins: Plugins, data: Path, keep: ExporterSpec, out: Path, wide: bool) -> AbstractContextManager[Made]:
     exporter = plugins.exporter(out)
-    return exporting(data, None if exporter is keep and not wide else exporter, out, wide=wide)
+    as_it_is = exporter is keep and not wide
+
+    def export(path: Path) -> None:
+        TableData(data).write(None if as_it_is else exporter, path, wide=wide)
+
+    return placing(out, export)
 
 
 def _latest(catalog: Catalog, fused: Fused, digest: str) -> tuple[int, str] | None:

@@ -245,14 +245,37 @@ def same(one: Any, other: Any) -> bool:
 
 
 def example_files(spec: ReaderSpec, folder: Path) -> list[tuple[Path, str | None]]:
-    """Files with the reader's endings, for those that can be written here, and that it reads."""
+    """Files with the reader's endings, for those that can be written here, and the part of each that it reads."""
     made: list[tuple[Path, str | None]] = []
     for suffix in spec.suffixes:
         if write := _WRITERS.get(suffix):
             path = folder / f"example{suffix}"
             path.write_bytes(write(suffix))
-            made.append((path, None))
+            made.append((path, _PARTS.get(suffix)))
     return made
+
+
+def _hdf5(suffix: str) -> bytes:
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["train"] = np.stack(images()[4:5] * 3)
+    return buffer.getvalue()
+
+
+def _table(suffix: str) -> bytes:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    buffer = io.BytesIO()
+    rows = pa.table({"patient_id": ["7", "007"], "report": texts()[:2]})
+    if suffix == ".csv":
+        pyarrow.csv.write_csv(rows, buffer)
+    else:
+        pyarrow.parquet.write_table(rows, buffer)
+    return buffer.getvalue()
 
 
 def _image(suffix: str) -> bytes:
@@ -307,6 +330,14 @@ _WRITERS: Mapping[str, Callable[[str], bytes]] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"), _image),
     **dict.fromkeys((".dcm", ".dicom", ".ima"), _dicom),
     **dict.fromkeys((".nii", ".nii.gz"), _nifti),
+    **dict.fromkeys((".h5", ".hdf5", ".hdf"), _hdf5),
+    **dict.fromkeys((".csv", ".parquet"), _table),
     ".npy": _array,
     **dict.fromkeys((".txt", ".md"), _text),
+}
+
+#: Which part is read of those files that hold several.
+_PARTS: Mapping[str, str] = {
+    **dict.fromkeys((".h5", ".hdf5", ".hdf"), "/train/1"),
+    **dict.fromkeys((".csv", ".parquet"), "column=report&by=patient_id&key=007"),
 }

@@ -4,60 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from featstore import UsageError
 from featstore_exporters import csv
-from featstore_exporters.columns import as_matrix, is_vector
+from featstore_exporters.columns import as_array, dtype_of, is_vector, shape_of, vector_column
 
 
 def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None:
-    """Write float32 (rows, dim) to ``path``, and the columns that aren't vectors to ``<stem>.index.csv``.
+    """Write (rows, *shape) to ``path``, float32 or float16, and the other columns to ``<stem>.index.csv``.
 
-    The array is the column ``fused``, or else the only vector column. A missing vector is a row of NaN.
+    The array is the column ``features`` or ``fused``, or else the only vector column. A missing vector is a row of NaN.
+    The index's first column, ``row``, is the row's number in the array.
 
     Raises:
-        UsageError: there is no vector column, or several and none of them is ``fused``.
+        UsageError: there is no vector column, or several and none of them has these names; or a column is called
+            ``row``.
     """
     del wide  # an array has no column names
-    name = _vector_column(schema)
-    dim = schema.field(name).type.list_size
-    others = [field.name for field in schema if not is_vector(field.type)]
-    index = path.with_name(f"{path.stem}.index.csv")
+    field = schema.field(vector_column(schema))
+    others = [other for other in schema if not is_vector(other.type)]
+    index = pa.schema([pa.field("row", pa.int64()), *others])
     rows = 0
 
     def written() -> Iterator[pa.RecordBatch]:
         nonlocal rows
         for batch in batches:
-            matrix = as_matrix(batch.column(name))
-            file.write(np.ascontiguousarray(matrix, dtype="<f4").data)
+            file.write(as_array(batch, field).data)
+            numbers = pa.array(np.arange(rows, rows + batch.num_rows))
             rows += batch.num_rows
-            yield batch.select(others)
+            yield pa.RecordBatch.from_arrays([numbers, *(batch.column(o.name) for o in others)], schema=index)
 
     with open(path, "wb") as file:
-        start = _write_header(file, 0, dim)
-        csv.write(index, pa.schema([schema.field(other) for other in others]), written(), wide=False)
+        start = write_header(file, 0, field)
+        csv.write(path.with_name(f"{path.stem}.index.csv"), index, written(), wide=False)
         file.seek(0)
-        if _write_header(file, rows, dim) != start:  # NumPy leaves room for the first axis to grow to 21 digits
+        if write_header(file, rows, field) != start:  # NumPy leaves room for the first axis to grow to 21 digits
             raise AssertionError("the .npy header changed its length")
 
 
-def _vector_column(schema: pa.Schema) -> str:
-    vectors: list[str] = [field.name for field in schema if is_vector(field.type)]
-    if "fused" in vectors:
-        return "fused"
-    if len(vectors) == 1:
-        return vectors[0]
-    raise UsageError(
-        f"An .npy file holds one array; the table has {len(vectors)} vector columns: {', '.join(vectors)}.",
-        hint="fuse them (--fuser concat), or write Parquet",
-    )
-
-
-def _write_header(file: BinaryIO, rows: int, dim: int) -> int:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
+def write_header(file: BinaryIO, rows: int, field: pa.Field) -> int:
+    """Write the header of an array of ``rows`` vectors; returns where the values begin."""
+    header: dict[str, Any] = {
+        "descr": dtype_of(field).str, "fortran_order": False, "shape": (rows, *shape_of(field)),
+    }  # fmt: skip
     np.lib.format.write_array_header_1_0(file, header)
     return file.tell()

@@ -8,19 +8,23 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featstore_exporters.columns import in_blocks, wide_schema, widen
+from featstore_exporters.columns import in_blocks, row_nbytes, wide_schema, widen
 
-#: Rows of a row group. Pinned: with the same rows and the same pyarrow, the file is the same to the byte.
-ROW_GROUP = 4096
+#: Rows of a row group, where they aren't large (tokens); and bytes of its vectors, since a group is made in memory.
+#: Pinned: with the same rows and the same pyarrow, the file is the same to the byte.
+ROW_GROUP, GROUP_NBYTES = 4096, 64 * 1024 * 1024
 
 
 def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None:
-    """Write vectors as fixed-size lists of float32, or with ``wide`` as ``<column>_<i>``.
+    """Write vectors as fixed-size lists, or with ``wide`` as ``<column>_<i>``, float32 or float16 as they are.
+
+    The schema's and the fields' metadata are kept: what was exported, and the shape of its rows.
 
     Raises:
-        UsageError: with ``wide``, two columns would have one name.
+        UsageError: with ``wide``, two columns would have one name, or there would be too many.
     """
     target = wide_schema(schema) if wide else schema
+    rows = max(1, min(ROW_GROUP, GROUP_NBYTES // row_nbytes(schema)))
     with pq.ParquetWriter(
         path,
         target,
@@ -31,8 +35,8 @@ def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, w
         use_dictionary=[field.name for field in target if _repeats(field.type)],
         write_statistics=True,
     ) as writer:
-        for block in in_blocks(schema, batches, ROW_GROUP):
-            writer.write_batch(widen(block, target) if wide else block, row_group_size=ROW_GROUP)
+        for block in in_blocks(schema, batches, rows):
+            writer.write_batch(widen(block, target) if wide else block, row_group_size=rows)
 
 
 def _repeats(type_: pa.DataType) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 
 from featstore import InputError, Part, Picture, SetupError, Source
 from featstore_readers import dicom_values as values
-from featstore_readers.dicom_file import MAX_FILE_BYTES, Opened, load, quiet
+from featstore_readers.dicom_file import MAX_FILE_BYTES, Opened, load
 from featstore_readers.dicom_frames import stored_frame
+from featstore_readers.quiet import quiet
 
 T = TypeVar("T")
 

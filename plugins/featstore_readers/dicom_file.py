@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -22,6 +18,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.filereader import read_dataset
 
 from featstore import InputError
+from featstore_readers.quiet import quiet
 
 #: What one frame may take as it is stored: far more than the largest detectors give (a 4k mammogram has 50 MB).
 MAX_FRAME_BYTES = 1 << 28
@@ -47,17 +44,6 @@ _TAGS: list[Any] = [tag_for_keyword(keyword) for keyword in _KEYWORDS.split()]
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 _LONG_VR = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UC", "UN", "UR", "UT", "SV", "UV")
 _UNDEFINED = 0xFFFFFFFF
-
-# warnings.catch_warnings changes the filters of the whole process: two threads must not restore each other's.
-_warnings_lock = threading.RLock()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """pydicom warns of much that doesn't matter here; what does is checked, and raises."""
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 class Bounded:

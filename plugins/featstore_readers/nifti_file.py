@@ -20,8 +20,9 @@ from nibabel.volumeutils import apply_read_scaling
 
 from featstore import InputError
 
-#: What a volume may take as it is stored, unpacked: one of 512 × 512 × 4,096 voxels in 32 bits.
-MAX_BYTES = 1 << 32
+#: What a volume may take as it is stored, unpacked, and what is given of it at a time: 512 × 512 × 2,048
+#: voxels in 16 bits.
+MAX_BYTES = 1 << 30
 #: What may stand between header and voxels (its extensions), and after the voxels (padding).
 MAX_EXTENSIONS, MAX_PADDING = 1 << 26, 1 << 20
 
@@ -73,8 +74,19 @@ class Volume:
         self._turned = apply_orientation(self._stored, header.turns)
 
     def values(self, index: tuple[Any, ...]) -> Voxels:
-        """A part of the canonical volume, in its values and in C order: nibabel's own, in the machine's byte order."""
-        values = self._scaled(self._turned[index])
+        """A part of the canonical volume, in its values and in C order: nibabel's own, in the machine's byte order.
+
+        Raises:
+            InputError: scaled to floats, it takes too much memory.
+        """
+        stored = self._turned[index]
+        if self.header.scale != (1, 0) and 8 * stored.size > MAX_BYTES:
+            raise InputError(
+                f"The NIfTI file's {stored.size:,} voxels would take {8 * stored.size:,} bytes when they are scaled, "
+                f"and at most {MAX_BYTES:,} are given at a time.",
+                hint="ingest it slice by slice with --expand axis=2",
+            )
+        values = self._scaled(stored)
         return np.array(values, values.dtype.newbyteorder("="), order="C")
 
     @cached_property

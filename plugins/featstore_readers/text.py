@@ -18,19 +18,19 @@ def read(source: Source) -> str:
     """
     if source.fragment is not None:
         raise InputError(f"A text file has no parts, and #{source.fragment} was asked for.")
-    if (size := source.path.stat().st_size) > MAX_BYTES:  # before memory is taken for it
-        raise InputError(f"The file has {size:,} bytes, and at most {MAX_BYTES:,} are read as one text.")
-    return decode(source.read_bytes())
+    return decode(source.read_bytes(most=MAX_BYTES))
 
 
 def decode(data: bytes) -> str:
-    """Decode one text file's bytes; raises as :func:`read` does."""
+    """Decode one text's bytes, of a file of its own or out of a table; raises as :func:`read` does."""
     if not data:
-        raise InputError("The file is empty (0 bytes).")
+        raise InputError("The text is empty (0 bytes).")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"The text has {len(data):,} bytes, and at most {MAX_BYTES:,} are read as one.")
     if data.startswith(_UTF16):
         raise InputError("The text is UTF-16, and UTF-8 is read.", hint="iconv -f UTF-16 -t UTF-8 converts it")
     if b"\0" in data:
-        raise InputError(f"The file holds a NUL byte at {data.index(0)}: it is no text.")
+        raise InputError(f"The text holds a NUL byte at {data.index(0)}: it is no text.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -6,19 +6,21 @@ compressed big-endian floats, all without a word; tifffile alone can't decompres
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
-import threading
-import warnings
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import _imaging
 from PIL.TiffImagePlugin import TiffImageFile
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from featstore import InputError
 from featstore_readers.pixels import check_size, to_array
+from featstore_readers.quiet import quiet
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 
@@ -29,11 +31,13 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _SHALLOW = {(bits, _UNSIGNED) for bits in (1, 2, 4, 8)}
 _DEEP = {(12, _UNSIGNED), (16, _UNSIGNED), (32, _SIGNED), (32, _FLOAT)}
 
-# What tifffile logs about a malformed file it also raises, or it doesn't matter: keep it off the terminal.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
+# What these log about a malformed file they also raise, or it doesn't matter: keep it off the terminal.
+for _name in ("tifffile", "PIL.TiffImagePlugin"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
-# warnings.catch_warnings changes the filters of the whole process: two threads must not restore each other's.
-_warnings_lock = threading.Lock()
+# And libtiff's own, which Pillow raises as well: its functions are found through Pillow's, where they are linked so.
+with contextlib.suppress(OSError, AttributeError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def decode(data: bytes) -> Pixels:
@@ -62,8 +66,7 @@ def _count(file: TiffFile) -> int:
 
 def _with_pillow(data: bytes, samples: int) -> Pixels | None:
     """None where Pillow doesn't know the layout, or would leave out a channel that it doesn't understand."""
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd tags; what matters here raises
+    with quiet():  # about odd tags; what matters here raises
         try:
             image = TiffImageFile(BytesIO(data))
         except SyntaxError:
@@ -80,8 +83,8 @@ def _with_tifffile(page: TiffPage, data: bytes) -> Pixels:
         )
     try:
         pixels = page.asarray()
-    except ValueError as error:
-        if "imagecodecs" not in str(error):
+    except (ValueError, ImportError) as error:  # some of its decoders it takes from newer Pythons, if they are there
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
             raise
         if _pillow_has_it(page) and (decompressed := _with_pillow(data, 1)) is not None:
             return decompressed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,13 @@ def test_parquet_keeps_vectors_and_types(tmp_path: Path) -> None:
     assert duckdb.sql(f"select count(*), len(any_value(fused)) from '{path}'").fetchall() == [(9000, 3)]
 
 
+def test_parquet_groups_of_large_rows_are_small(tmp_path: Path) -> None:
+    """A group is made in memory: 64 MiB of vectors at most."""
+    rows = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(40 * 2**20, np.float16)), 2**20)})
+    file = pq.ParquetFile(export(tmp_path / "t.parquet", rows, batch=1))
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [32, 8]
+
+
 @pytest.mark.parametrize("wide", [False, True])
 def test_parquet_bytes_depend_on_the_rows_alone(tmp_path: Path, wide: bool) -> None:
     data = table(5000)
@@ -103,7 +111,22 @@ def test_csv_writes_the_shortest_float32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_csv_neutralizes_formulas_in_text_alone(tmp_path: Path, as_: pa.DataType) -> None:
-    texts = ["=1+1", "+1", "-1", "@sum", "\tx", "\rx", "a=b", "", 'say "hi", you', "zwei\nZeilen", None]
+    texts = [
+        "=1+1",
+        "+1",
+        "-1",
+        "@sum",
+        "\tx",
+        "\rx",
+        "a=b",
+        "",
+        'say "hi", you',
+        "zwei\nZeilen",
+        None,
+        "'=1",
+        "''-",
+        "'a",
+    ]
     numbers = [-1.5] * len(texts)
     data = pa.table({"=note": pa.array(texts, pa.string()).cast(as_), "x": numbers, "i": [-3] * len(texts)})
     path = export(tmp_path / "t.csv", data)
@@ -121,15 +144,48 @@ def test_csv_neutralizes_formulas_in_text_alone(tmp_path: Path, as_: pa.DataType
         'say "hi", you',
         "zwei\nZeilen",
         "",
+        "''=1",
+        "'''-",
+        "'a",
     ]
     assert {tuple(row[1:]) for row in rows[1:]} == {("-1.5", "-3")}
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1, max_size=8))
-def test_csv_text_comes_back_but_for_the_apostrophe(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+@given(st.lists(st.text(st.sampled_from("'=+-@\t\ra1Ω,\n\"")) | st.text(st.characters(codec="utf-8")), min_size=1))
+def test_csv_text_comes_back_without_the_apostrophe(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    texts = [text.replace("\0", "") for text in texts]
     path = export(tmp_path_factory.mktemp("csv") / "t.csv", pa.table({"a": texts, "b": texts}))
-    expected = [f"'{text}" if text[:1] in tuple("=+-@\t\r") else text for text in texts]
-    assert cells(path)[1:] == [[text, text] for text in expected]
+    found = cells(path)[1:]
+    assert not any(text[:1] in tuple("=+-@\t\r") for row in found for text in row)
+    back = [[re.sub(r"\A'(?='*[=+\-@\t\r])", "", text) for text in row] for row in found]
+    assert back == [[text, text] for text in texts]
+
+
+def test_csv_names_and_whole_floats_come_back(tmp_path: Path) -> None:
+    data = pa.table({"'-x": [1.0, -2.0, 0.5, None, float("nan"), 1e20], "n": [1, 2, 3, 4, 5, None]})
+    assert cells(export(tmp_path / "t.csv", data)) == [
+        ["''-x", "n"], ["1.0", "1"], ["-2.0", "2"], ["0.5", "3"], ["", "4"], ["nan", "5"], ["1e+20", ""],
+    ]  # fmt: skip
+
+
+def test_csv_writes_every_float16_in_its_shortest_form(tmp_path: Path) -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)].reshape(-1, 64)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(every.ravel()), 64)
+    rows = cells(export(tmp_path / "t.csv", pa.table({"v": flat}), batch=100))[1:]
+    found = [cell for row in rows for cell in row]
+    np.testing.assert_array_equal(np.array(found, np.float16).view(np.uint16), every.ravel().view(np.uint16))
+    numbers = [float(np.format_float_positional(value, unique=True)) for value in every.ravel()]
+    assert [float(cell) for cell in found] == numbers
+    assert max(map(len, found)) <= len("-0.00012398")
+
+
+def test_too_many_columns_are_refused_before_a_file_is_there(tmp_path: Path) -> None:
+    wide = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(962 * 768, np.float16)), 962 * 768)})
+    for suffix in (".csv", ".parquet"):
+        with pytest.raises(UsageError, match=r"738,816 columns.*\n.*npy, h5, zarr"):
+            export(tmp_path / f"t{suffix}", wide, wide=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------ npy
@@ -141,7 +197,8 @@ def test_npy_and_its_index(tmp_path: Path, batch: int) -> None:
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, np.stack(data["fused"].to_pylist()))
     index = pd.read_csv(tmp_path / "t.index.csv", dtype={"patient_id": str})
-    assert list(index) == ["patient_id", "age", "has_t1"]
+    assert list(index) == ["row", "patient_id", "age", "has_t1"]
+    assert index["row"].tolist() == list(range(100))
     assert index["patient_id"].tolist() == data["patient_id"].to_pylist()
 
 

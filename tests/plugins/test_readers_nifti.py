@@ -279,8 +279,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "9 axes": (of_header(SMALL, dim=[9, 2, 3, 4, 1, 1, 1, 1]), "claims 9 axes"),
     "a side of 0": (of_header(SMALL, dim=[3, 2, 0, 4, 1, 1, 1, 1]), "no voxels"),
     "a side below 0": (of_header(SMALL, dim=[3, 2, -3, 4, 1, 1, 1, 1]), "no voxels"),
-    "70 TB": (of_header(SMALL, dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "at most 4,294,967,296 are read"),
-    "3 GB that aren't there": (of_header(SMALL, dim=[3, 1200, 1200, 1100, 1, 1, 1, 1]), "truncated"),
+    "70 TB": (of_header(SMALL, dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "at most 1,073,741,824 are read"),
+    "1 GB that isn't there": (of_header(SMALL, dim=[3, 800, 800, 800, 1, 1, 1, 1]), "truncated"),
     "one voxel more": (of_header(SMALL, dim=[3, 2, 3, 5, 1, 1, 1, 1]), "should have 60 bytes, and 48"),
     "voxels in the header": (of_header(SMALL, vox_offset=16), "offset 16 too low"),
     "voxels at its begin": (of_header(SMALL, vox_offset=0), "begin at byte 0"),
@@ -333,7 +333,7 @@ def gzips() -> dict[str, bytes]:
         "zeros": zeros,
         "8 GiB behind its end": behind + zeros * 511,
         "garbage behind its end": whole + b"garbage",
-        "3 GB that aren't there": gzip.compress(REFUSED["3 GB that aren't there"][0] + bytes(1 << 24)),
+        "1 GB that isn't there": gzip.compress(REFUSED["1 GB that isn't there"][0] + bytes(1 << 24)),
     }
 
 
@@ -427,3 +427,13 @@ def test_what_nibabel_repairs_it_repairs_in_silence(
     with io.BytesIO(path.read_bytes()) as file:
         made = nibabel.Nifti1Image.from_stream(file)
         np.testing.assert_array_equal(found[..., 0], np.asanyarray(nibabel.as_closest_canonical(made).dataobj))
+
+
+def test_a_scaled_volume_is_bounded_in_the_values_that_it_becomes(save: Callable[..., Path], monkeypatch: Any) -> None:
+    """Bytes become floats of eight: the volume is refused as a whole, and read slice by slice."""
+    path = save(of_header(image(np.arange(24, dtype=np.uint8).reshape(2, 3, 4)), scl_slope=2, scl_inter=1))
+    monkeypatch.setattr("featstore_readers.nifti_file.MAX_BYTES", 100)
+    with pytest.raises(InputError, match="24 voxels would take 192 bytes when they are scaled") as caught:
+        read(path)
+    assert "--expand" in caught.value.hint
+    assert read(path, "axis=2&slice=1").shape == (2, 3)

@@ -10,10 +10,11 @@ from featstore import Backbone, BackboneRequest, BackboneSpec, Fuser, FuserSpec,
 
 
 class Identity(Backbone):
-    """``numbers:<dim>``: the numbers themselves, one token an input."""
+    """``numbers:<dim>``: the numbers themselves, one token an input; ``numbers:<tokens>x<dim>``: several."""
 
-    def __init__(self, dim: int) -> None:
-        self.input_shape = (dim,)
+    def __init__(self, tokens: int, dim: int) -> None:
+        self.shape = tokens, dim
+        self.input_shape = (tokens * dim,)
         self.preprocessing = {"dim": dim}
 
     @staticmethod
@@ -21,7 +22,7 @@ class Identity(Backbone):
         return decoded
 
     def forward(self, batch, layers):
-        return {layer: Tokens(batch[:, None, :]) for layer in layers}
+        return {layer: Tokens(batch.reshape(-1, *self.shape)) for layer in layers}
 
 
 class Twice(Fuser):
@@ -43,7 +44,8 @@ def _read(source: Source) -> np.ndarray:
 
 
 def _load(request: BackboneRequest) -> Backbone:
-    return Identity(int(request.rest))
+    tokens, _, dim = request.rest.rpartition("x")
+    return Identity(int(tokens or 1), int(dim))
 
 
 @hookimpl
