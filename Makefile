@@ -5,6 +5,8 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints/cpu.txt
 # Processes that run the tests, each with one thread for the networks.
 WORKERS ?= 2
+# Malformed inputs that `make fuzz` tries.
+FUZZ ?= 10000
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -45,6 +47,9 @@ demo: $(READY) ## Run the whole path on real pixels with real weights, in ./demo
 test: lint ## Run every check: lint, then the tests.
 	@$(call step,pytest)
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+fuzz: $(READY) ## Try 10,000 malformed inputs on every reader (FUZZ=50000 for more; some minutes).
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(FUZZ)
 
 lint: $(READY) ## Check style, types and the direction of imports.
 	@$(call step,ruff check)

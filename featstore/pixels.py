@@ -84,8 +84,11 @@ def resize(pixels: Pixels, size: Size, resample: Image.Resampling) -> Pixels:
     if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return np.asarray(image.resize((width, height), resample))
-    bands = (Image.fromarray(np.ascontiguousarray(pixels[:, :, i])) for i in range(pixels.shape[2]))
-    return np.stack([np.asarray(band.resize((width, height), resample)) for band in bands], axis=2)
+    resized = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+    for band in range(pixels.shape[2]):  # one at a time: a band of a large image is as large as others' whole
+        image = Image.fromarray(np.ascontiguousarray(pixels[:, :, band]))
+        resized[:, :, band] = image.resize((width, height), resample)
+    return resized
 
 
 def crop_start(have: int, want: int) -> int:

@@ -75,6 +75,7 @@ class Counts:
 #: and never had a vector, so that nothing is lost with it.
 _REPLACED = (
     "s.sample_key IN (SELECT regexp_extract(sample_key, '^(.*)#[^#]*$', 1) FROM incoming WHERE sample_key LIKE '%#%') "
+    "AND s.uri IN (SELECT regexp_extract(uri, '^(.*)#[^#]*$', 1) FROM incoming WHERE uri LIKE '%#%') "
     "AND s.sample_key NOT IN (SELECT sample_key FROM incoming) "
     "AND s.id IN (SELECT sample FROM core.failure) AND NOT EXISTS (FROM core.vector v WHERE v.sample = s.id)"
 )

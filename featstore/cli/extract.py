@@ -120,8 +120,12 @@ def errors(store: Store, run: str | None, resolved: bool, as_json: bool) -> None
         print_rows(rows, "json")
     elif rows.num_rows:
         print_rows(rows.select(["sample_key", "stage", "error", "message", "attempts", "resolved", "uri"]))
-        if not all(rows.column("resolved").to_pylist()):
+        left = rows.filter([not resolved for resolved in rows.column("resolved").to_pylist()])
+        stages = set(left.column("stage").to_pylist())
+        if stages - {"import"}:
             note("  next: mend the files, then featstore retry")
+        if "import" in stages:
+            note("  next: mend the vectors, then featstore import them again")
     else:
         note("No failed inputs.")
 

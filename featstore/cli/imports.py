@@ -74,7 +74,7 @@ def import_(store: Store, source: str, shape: str | None, as_json: bool, **optio
 def _say(result: ImportResult) -> None:
     shape = " × ".join(map(str, result.shape))
     name = f"{result.name}@v{result.version}" if result.version else result.name
-    facts = [f"{plural(result.added, 'vector')} of {result.dtype} {shape} imported", f"{result.unchanged:,} unchanged"]
+    facts = [f"{plural(result.added, 'vector')} of {shape} {result.dtype} imported", f"{result.unchanged:,} unchanged"]
     if result.failed or result.failed_before:
         facts.append(f"{result.failed:,} failed (NaN, infinite or too large)")
     if result.failed_before:

@@ -221,6 +221,11 @@ def _require_samples(catalog: Catalog, request: ExtractRequest, chosen: pa.Table
     for modality in request.modalities:
         if modality not in known:
             raise NotFoundError(f"No sample has the modality {modality!r}.", hint=f"modalities: {', '.join(known)}")
+    if not matching and request.where is None and not request.modalities:
+        raise NotFoundError(
+            "All samples of the store were imported, and have no files to extract from.",
+            hint="featstore ingest their files; the same sample keys bring both together",
+        )
     if not matching:
         among = f" with the modality {' or '.join(request.modalities)}" if request.modalities else ""
         raise NotFoundError(f"No sample{among} meets the condition {request.where!r}.", hint="featstore ls samples")

@@ -84,8 +84,7 @@ def load_csv(file: BinaryIO) -> Columns:
 
     Raises:
         InputError: it is larger than 1 GiB, has more than 10,000 columns, ends within a quoted value, or has another
-            separator. And what pyarrow
-            raises of what it can't parse.
+            separator. And what pyarrow raises of what it can't parse.
     """
     size = file.seek(0, io.SEEK_END)
     check_bytes(size, "The table")

@@ -30,7 +30,7 @@ def test_what_it_says(store: featstore.Store, run: Callable[..., Any], words: li
     done = run(*words, *origin)
     assert (done.code, done.out) == (0, ""), done.err
     assert done.err.splitlines() == [
-        "f@v1: 4 vectors of float16 6 imported, 0 unchanged.",
+        "f@v1: 4 vectors of 6 float16 imported, 0 unchanged.",
         "Rows matched in order, as you said; 4 samples and 4 patients made.",
         "They are called by key.",
         "The values were float32, and are rounded to float16.",
@@ -52,7 +52,7 @@ def test_failed_rows_and_refusals(run: Callable[..., Any], words: list[Any]) -> 
     assert "next: give the index a column row (0 is the first), or say --in-order" in refused.err
     failed = run(*words, "--in-order")
     assert failed.code == 3
-    assert "3 vectors of float32 6 imported, 0 unchanged, 1 failed" in failed.err
+    assert "3 vectors of 6 float32 imported, 0 unchanged, 1 failed" in failed.err
     assert "next: featstore errors" in failed.err
     again = run(*words, "--in-order", "--json")
     assert (again.code, again.json["failed_before"]) == (3, 1)

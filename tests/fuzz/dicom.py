@@ -7,34 +7,25 @@ import warnings
 import zlib
 from functools import lru_cache, partial
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
     RLELossless,
-    generate_uid,
 )
 
 from . import zeros
+from .dicom_files import FILES, enhanced, made, modality_lut, palette, pixels_of, seeds, written
 from .seeds import ABSURD_FLOATS, Format, Odd, Rng, Seed, integer, pick, put
 
-_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
-_WHOLE = (
-    "CT_small MR_small MR_small_implicit MR_small_bigendian MR_small_RLE MR_small_jp2klossless SC_rgb_jpeg_dcmtk "
-    "SC_rgb_small_odd SC_rgb_rle SC_ybr_full_422_uncompressed liver_1frame rtdose_1frame image_dfl no_meta_group_length"
-)
-_FRAMES = {"SC_rgb_rle_2frame": 2, "SC_rgb_rle_16bit_2frame": 2, "rtdose": 15}
 _NO_IMAGES = (
     "rtplan.dcm reportsi.dcm test-SR.dcm UN_sequence.dcm badVR.dcm MR_truncated.dcm nested_priv_SQ.dcm rtstruct.dcm "
     "JPEGLSNearLossless_08.dcm empty_charset_LEI.dcm ExplVR_LitEndNoMeta.dcm meta_missing_tsyntax.dcm "
-    "no_meta.dcm DICOMDIR"
+    "no_meta.dcm"
 )
 _PARTS = ("frame=9999", "frame=-1", "frame=a", "frame=", "slice=0", "/0", "frame=0&frame=1", "axis=0", "/valid/-1")
 #: Elements whose value matters: these are changed more often than the others.
@@ -66,93 +57,6 @@ _SYNTAXES = (
     b"1.2.840.10008.1.2.4.80", b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.100", b"1.2.840.10008.1.2.4.201",
     b"1.2.3.4", b"", b"\x1b[31m",
 )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------ made files
-def made(pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **elements: object) -> Dataset:
-    """A data set of one frame (H, W), or of several (frames, H, W)."""
-    found = Dataset()
-    found.file_meta = FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = syntax
-    found.SOPClassUID = found.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["fuzz"])
-    found.PatientID, found.Modality, found.StudyDate = "007", "MR", "20200131"
-    found.Rows, found.Columns = pixels.shape[-2:]
-    found.SamplesPerPixel, found.PhotometricInterpretation, found.PixelRepresentation = 1, "MONOCHROME2", 0
-    bits = 8 * pixels.dtype.itemsize
-    found.BitsAllocated, found.BitsStored, found.HighBit = bits, bits, bits - 1
-    if pixels.ndim == 3:
-        found.NumberOfFrames = len(pixels)
-    found.PixelData = pixels.tobytes()
-    found["PixelData"].VR = "OW"
-    for name, value in elements.items():
-        setattr(found, name, value)
-    return found
-
-
-def written(found: Dataset) -> bytes:
-    file = BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of absurd values
-        found.save_as(file, enforce_file_format=True)
-    return file.getvalue()
-
-
-def _item(**elements: object) -> Dataset:
-    found = Dataset()
-    for name, value in elements.items():
-        setattr(found, name, value)
-    return found
-
-
-def _pixels(*shape: int, dtype: type = np.uint16) -> np.ndarray:
-    return np.random.default_rng(len(shape)).integers(0, 200, shape).astype(dtype)
-
-
-def _enhanced() -> Dataset:
-    shared = _item(PixelMeasuresSequence=[_item(PixelSpacing=[1, 1])])
-    frames = [
-        _item(
-            PixelValueTransformationSequence=[_item(RescaleSlope=number + 1, RescaleIntercept=-5, RescaleType="US")],
-            FrameVOILUTSequence=[_item(WindowCenter=100, WindowWidth=150 + number)],
-        )
-        for number in range(3)
-    ]
-    return made(
-        _pixels(3, 12, 10), SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=frames,
-    )  # fmt: skip
-
-
-def _palette() -> Dataset:
-    tables = {
-        f"{name}PaletteColorLookupTable{part}": value
-        for name in ("Red", "Green", "Blue")
-        for part, value in (("Descriptor", [256, 0, 16]), ("Data", np.arange(256, dtype="<u2").tobytes()))
-    }
-    return made(_pixels(12, 10, dtype=np.uint8), PhotometricInterpretation="PALETTE COLOR", **tables)
-
-
-def _modality_lut() -> Dataset:
-    item = _item(LUTDescriptor=[256, 0, 16], ModalityLUTType="US", LUTData=np.arange(256, dtype="<u2").tobytes())
-    item["LUTData"].VR = "OW"
-    return made(_pixels(12, 10), ModalityLUTSequence=[item])
-
-
-def seeds() -> list[Seed]:
-    found = [Seed(name, ".dcm", (_FILES / f"{name}.dcm").read_bytes()) for name in _WHOLE.split()[:-1]]
-    for name, count in _FRAMES.items():
-        parts = tuple(f"frame={frame}" for frame in range(count))
-        found.append(Seed(name, ".dcm", (_FILES / f"{name}.dcm").read_bytes(), parts))
-    three = ("frame=0", "frame=1", "frame=2")
-    found += [
-        Seed("no_ending", "", (_FILES / "MR_small.dcm").read_bytes()),
-        Seed("enhanced", ".dcm", written(_enhanced()), three),
-        Seed("palette", ".dcm", written(_palette())),
-        Seed("modality_lut", ".dcm", written(_modality_lut())),
-        Seed("deflated", ".dcm", written(made(_pixels(3, 12, 10), DeflatedExplicitVRLittleEndian)), three),
-        Seed("window", ".ima", written(made(_pixels(12, 10), WindowCenter=100, WindowWidth=50, RescaleSlope="0.5"))),
-    ]
-    return found
 
 
 # ----------------------------------------------------------------------------------------------- mutations
@@ -222,7 +126,7 @@ def _absurd(seed: Seed, rng: Rng) -> bytes:
 def _rewritten(rng: Rng) -> Odd:
     """A whole file, written with elements that can't be."""
     found = pick(
-        rng, [_enhanced, _palette, _modality_lut, lambda: made(_pixels(12, 10)), lambda: made(_pixels(2, 6, 5))]
+        rng, [enhanced, palette, modality_lut, lambda: made(pixels_of(12, 10)), lambda: made(pixels_of(2, 6, 5))]
     )()
     frame = "frame=0" if found.get("NumberOfFrames") else None
     small = [0, 1, 2, 3, 4, 7, 8, 12, 16, 32, 64, 255, 65_535]
@@ -252,18 +156,18 @@ def _rewritten(rng: Rng) -> Odd:
         try:
             return Odd(written(found), frame)
         except Exception:  # pydicom doesn't write it: as it was
-            return Odd(written(made(_pixels(12, 10))), "frame=7")
+            return Odd(written(made(pixels_of(12, 10))), "frame=7")
 
 
 def _other(rng: Rng) -> Odd:
     """What is DICOM, and no image that is read."""
-    return Odd((_FILES / pick(rng, _NO_IMAGES.split())).read_bytes(), pick(rng, [None, None, "frame=1"]))
+    return Odd((FILES / pick(rng, _NO_IMAGES.split())).read_bytes(), pick(rng, [None, None, "frame=1"]))
 
 
 # --------------------------------------------------------------------------------------------------- bombs
 def _deflated_bomb(rng: Rng) -> Odd:
     """Zeros behind the header: too many, or as many as the header says, or a header that never ends."""
-    head, body, _ = _split(written(made(_pixels(4, 4), DeflatedExplicitVRLittleEndian)))
+    head, body, _ = _split(written(made(pixels_of(4, 4), DeflatedExplicitVRLittleEndian)))
     start = body.rindex(struct.pack("<HH", 0x7FE0, 0x10))
     which = int(rng.integers(3))
     if which == 0:
@@ -271,7 +175,7 @@ def _deflated_bomb(rng: Rng) -> Odd:
     if which == 1:
         return Odd(head + zeros.deflated(160 << 20, body[: start + 8] + struct.pack("<I", 160 << 20)))
     frames = 1 << 20
-    many = made(_pixels(4, 4), DeflatedExplicitVRLittleEndian, NumberOfFrames=frames)
+    many = made(pixels_of(4, 4), DeflatedExplicitVRLittleEndian, NumberOfFrames=frames)
     head, body, _ = _split(written(many))
     start = body.rindex(struct.pack("<HH", 0x7FE0, 0x10))
     return Odd(head + zeros.deflated(32 * frames, body[: start + 8] + struct.pack("<I", 32 * frames)), "frame=3")
@@ -281,7 +185,7 @@ def _nested(rng: Rng) -> Odd:
     """Sequences within sequences, or a million empty items."""
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
     sequence = struct.pack("<HH2sHI", 0x5200, 0x9229, b"SQ", 0, 0xFFFFFFFF)
-    data = written(made(_pixels(4, 4)))
+    data = written(made(pixels_of(4, 4)))
     start = data.rindex(struct.pack("<HH", 0x7FE0, 0x10))
     if rng.random() < 0.5:
         return Odd(data[:start] + (sequence + item) * int(pick(rng, [50, 2_000, 200_000])) + data[start:])
@@ -294,7 +198,7 @@ def _rle_bomb(rng: Rng) -> Odd:
     rows = int(pick(rng, [12, 8_000]))
     segment = b"\x81\x00" * (24 << 20)
     frame = struct.pack("<16I", 1, 64, *([0] * 14)) + segment
-    found = made(_pixels(12, 10, dtype=np.uint8), Rows=rows, Columns=rows)
+    found = made(pixels_of(12, 10, dtype=np.uint8), Rows=rows, Columns=rows)
     found.file_meta.TransferSyntaxUID = RLELossless
     found.PixelData = encapsulate([frame])
     found["PixelData"].is_undefined_length = True
@@ -303,7 +207,7 @@ def _rle_bomb(rng: Rng) -> Odd:
 
 def _codestream_claims(rng: Rng, syntax: str, name: str) -> Odd:
     """A compressed image that claims to be huge, in a header that agrees, or doesn't."""
-    data = (_FILES / f"{name}.dcm").read_bytes()
+    data = (FILES / f"{name}.dcm").read_bytes()
     side = int(pick(rng, [65_500, 2_000, 200]))
     if syntax == JPEGBaseline8Bit:
         at = data.index(b"\xff\xc0")

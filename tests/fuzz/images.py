@@ -3,117 +3,15 @@
 from __future__ import annotations
 
 import struct
-import zlib
-from functools import partial
 from io import BytesIO
 
 import numpy as np
 import tifffile
 from PIL import Image
 
-from . import zeros
+from . import png, zeros
+from .png import GREY, PARTS, RGB, RGBA, opaque, pixels_of, saved
 from .seeds import ABSURD, Format, Odd, Rng, Seed, integer, pick, put
-
-_PARTS = ("/0", "slice=0", "frame=0", "axis=2&slice=1", "/valid/-1")
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def _pixels(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
-    """Smooth and noisy at once: lossy compression has something to do."""
-    rng = np.random.default_rng(len(shape))
-    values = np.add.outer(np.linspace(0, 0.6, shape[0]), np.linspace(0, 0.3, shape[1]))
-    values = values.reshape(*shape[:2], *(1 for _ in shape[2:])) + rng.random(shape) * 0.1
-    return values.astype(dtype) if np.dtype(dtype).kind == "f" else (values * np.iinfo(dtype).max).astype(dtype)
-
-
-def _saved(array: np.ndarray, format_: str, mode: str | None = None, **options: object) -> bytes:
-    file = BytesIO()
-    image = Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(file, format_, **options)
-    return file.getvalue()
-
-
-_GREY, _RGB, _RGBA = _pixels((24, 20)), _pixels((24, 20, 3)), _pixels((24, 20, 4))
-
-
-# ------------------------------------------------------------------------------------------------------ PNG
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def _header(width: int, height: int, depth: int, colour: int, interlaced: int = 0) -> bytes:
-    return _chunk(b"IHDR", struct.pack(">IIBBBBB", width % 2**32, height % 2**32, depth, colour, 0, 0, interlaced))
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """A PNG of 8 or 16 bits, which Pillow can't write of colours."""
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2] if pixels.ndim == 3 else 1]
-    big = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(len(pixels), -1)
-    raw = b"".join(b"\0" + row.tobytes() for row in big)
-    head = _header(pixels.shape[1], pixels.shape[0], 8 * pixels.dtype.itemsize, colour)
-    return _SIGNATURE + head + _chunk(b"IDAT", zlib.compress(raw)) + _chunk(b"IEND", b"")
-
-
-def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    found, at = [], len(_SIGNATURE)
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
-        at += 12 + length
-    return found
-
-
-def _absurd_png(seed: Seed, rng: Rng) -> bytes:
-    chunks = _chunks(seed.data)
-    which = int(rng.integers(8))
-    if which <= 3:  # IHDR, with a checksum that fits
-        body = chunks[0][1]
-        for _ in range(1 + int(rng.integers(2))):
-            place, width = [(0, 4), (4, 4), (8, 1), (9, 1), (10, 1), (11, 1), (12, 1)][int(rng.integers(7))]
-            body = put(body, place, integer(rng), width, "big")
-        chunks[0] = b"IHDR", body
-    elif which == 4:
-        del chunks[int(rng.integers(len(chunks)))]
-    elif which == 5:
-        chunks.insert(int(rng.integers(len(chunks) + 1)), chunks[int(rng.integers(len(chunks)))])
-    elif which == 6:
-        kind = pick(
-            rng, [b"tRNS", b"PLTE", b"acTL", b"fcTL", b"gAMA", b"iCCP", b"zTXt", b"tEXt", b"eXIf", b"\0\xff\x1b\n"]
-        )
-        chunks.insert(1, (kind, rng.bytes(int(rng.integers(40)))))
-    else:  # pixels that were packed with others: too few, too many, other filters
-        raw = rng.bytes(int(rng.integers(1, 4000)))
-        chunks = [(kind, zlib.compress(raw) if kind == b"IDAT" else body) for kind, body in chunks]
-    data = _SIGNATURE + b"".join(_chunk(*chunk) for chunk in chunks)
-    if which == 3:
-        data = put(data, 8, integer(rng), 4, "big")
-    return data
-
-
-def _png_bomb(rng: Rng, *, side: int, depth: int, colour: int, claimed: int | None = None) -> Odd:
-    """Zeros, but for one pixel where the image is small enough to be decoded."""
-    samples = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
-    row = 1 + side * samples * depth // 8
-    body = zeros.zlibbed(row * side - 2, b"\0\xff")
-    head = _header(claimed or side, claimed or side, depth, colour)
-    return Odd(_SIGNATURE + head + _chunk(b"IDAT", body) + _chunk(b"IEND", b""))
-
-
-def _text_bomb(rng: Rng) -> Odd:
-    chunks = _chunks(png(_GREY))
-    kind = pick(rng, [b"zTXt", b"iTXt", b"iCCP"])
-    head = b"a\0\0" if kind != b"iTXt" else b"a\0\1\0\0\0"
-    chunks.insert(1, (kind, head + zeros.zlibbed(1 << 31)))
-    return Odd(_SIGNATURE + b"".join(_chunk(*chunk) for chunk in chunks))
-
-
-def _odd_png(rng: Rng) -> Odd:
-    shape = pick(rng, [(1, 100_000), (100_000, 1), (1, 1), (2, 70_000, 3), (1, 2, 4)])
-    return Odd(png(_pixels(shape, pick(rng, [np.uint8, np.uint16]))))
-
-
-def _constant(rng: Rng) -> Odd:
-    return Odd(png(np.full((8, 8), int(rng.integers(256)), np.uint8)))
 
 
 # ----------------------------------------------------------------------------------------------------- JPEG
@@ -148,7 +46,7 @@ def _absurd_jpeg(seed: Seed, rng: Rng) -> bytes:
 
 def _jpeg_claims(rng: Rng) -> Odd:
     """A few bytes that claim the most that a JPEG can be, or just less than is refused."""
-    data = _saved(_RGB, "JPEG", progressive=bool(rng.integers(2)))
+    data = saved(RGB, "JPEG", progressive=bool(rng.integers(2)))
     frame = next(at for at, _ in _segments(data) if data[at + 1] in (0xC0, 0xC1, 0xC2))
     sides = pick(rng, [(65_500, 65_500), (14_000, 14_000), (2_500, 2_500), (65_500, 90), (1, 65_535)])
     return Odd(data[: frame + 5] + struct.pack(">HH", *sides) + data[frame + 9 :])
@@ -156,8 +54,8 @@ def _jpeg_claims(rng: Rng) -> Odd:
 
 def _odd_jpeg(rng: Rng) -> Odd:
     if rng.random() < 0.5:
-        return Odd(_saved(_RGB, "JPEG", "CMYK"))
-    return Odd(_saved(_pixels((1, 60_000)), "JPEG"))
+        return Odd(saved(RGB, "JPEG", "CMYK"))
+    return Odd(saved(pixels_of((1, 60_000)), "JPEG"))
 
 
 # ----------------------------------------------------------------------------------------------------- TIFF
@@ -210,17 +108,17 @@ def _tiff(array: np.ndarray, **options: object) -> bytes:
 
 def _odd_tiff(rng: Rng) -> Odd:
     makers = [
-        lambda: _tiff(_pixels((24, 20, 7), np.uint16), photometric="minisblack", planarconfig="contig"),
+        lambda: _tiff(pixels_of((24, 20, 7), np.uint16), photometric="minisblack", planarconfig="contig"),
         lambda: _tiff(np.zeros((5, 8, 9), np.uint8), photometric="minisblack"),
         lambda: _tiff(np.zeros((2, 3, 5, 8, 9), np.uint8), imagej=True),
         lambda: _tiff(np.full((9, 9), pick(rng, [np.nan, np.inf, -np.inf]), np.float32)),
-        lambda: _tiff(_pixels((9, 9), np.float64) * 1e308),
+        lambda: _tiff(pixels_of((9, 9), np.float64) * 1e308),
         lambda: _tiff(np.zeros((9, 9), np.complex64)),
-        lambda: _tiff(_pixels((1, 100_000), np.uint16)),
-        lambda: _tiff(_pixels((9, 9), np.int64)),
-        lambda: _saved(_RGB, "TIFF", "CMYK"),
-        lambda: _saved(_RGB, "TIFF", "LAB"),
-        lambda: _tiff(_pixels((16, 16))) + _tiff(_pixels((16, 16))),
+        lambda: _tiff(pixels_of((1, 100_000), np.uint16)),
+        lambda: _tiff(pixels_of((9, 9), np.int64)),
+        lambda: saved(RGB, "TIFF", "CMYK"),
+        lambda: saved(RGB, "TIFF", "LAB"),
+        lambda: _tiff(pixels_of((16, 16))) + _tiff(pixels_of((16, 16))),
     ]
     return Odd(makers[int(rng.integers(len(makers)))]())
 
@@ -250,7 +148,7 @@ def _absurd_bmp(seed: Seed, rng: Rng) -> bytes:
 
 
 def _claimed_bmp(rng: Rng, sides: tuple[int, int] | None = None) -> Odd:
-    data = _saved(pick(rng, [_GREY, _RGB]), "BMP")
+    data = saved(pick(rng, [GREY, RGB]), "BMP")
     sides = sides or (int(rng.choice(ABSURD[:14])), int(rng.choice(ABSURD[:14])))
     return Odd(data[:18] + struct.pack("<ii", *sides) + data[26:])
 
@@ -272,77 +170,52 @@ def _absurd_webp(seed: Seed, rng: Rng) -> bytes:
 
 
 def _webp_bomb(rng: Rng) -> Odd:
-    data = _saved(_RGB, "WEBP")
+    data = saved(RGB, "WEBP")
     start = data.index(b"\x9d\x01\x2a")
     return Odd(data[: start + 3] + struct.pack("<HH", 16_383, pick(rng, [16_383, 2_000])) + data[start + 7 :])
 
 
 def _odd_webp(rng: Rng) -> Odd:
     if rng.random() < 0.5:
-        return Odd(_saved(_RGB, "WEBP", save_all=True, append_images=[Image.fromarray(_RGB[::-1])]))
-    return Odd(_saved(_pixels((1, pick(rng, [3_000, 16_383]), 3)), "WEBP"))
+        return Odd(saved(RGB, "WEBP", save_all=True, append_images=[Image.fromarray(RGB[::-1])]))
+    return Odd(saved(pixels_of((1, pick(rng, [3_000, 16_383]), 3)), "WEBP"))
 
 
 def formats() -> list[Format]:
     """All of them. A seed is a few hundred bytes to a few thousand."""
-    transparent = {"transparency": 3}
-    pngs = [
-        Seed("grey", ".png", png(_GREY)),
-        Seed("rgb", ".png", _saved(_RGB, "PNG")),
-        Seed("rgba", ".png", _saved(_opaque(_RGBA), "PNG")),
-        Seed("palette", ".png", _saved(_RGB, "PNG", "P")),
-        Seed("bits", ".png", _saved(_GREY, "PNG", "1")),
-        Seed("grey16", ".png", png(_pixels((24, 20), np.uint16))),
-        Seed("rgb16", ".png", png(_pixels((24, 20, 3), np.uint16))),
-        Seed("rgba16", ".png", png(_opaque(_pixels((24, 20, 4), np.uint16)))),
-        Seed("key", ".png", _saved(_GREY // 2 + 100, "PNG", **transparent)),
-    ]
     jpegs = [
-        Seed("rgb", ".jpg", _saved(_RGB, "JPEG")),
-        Seed("grey", ".jpeg", _saved(_GREY, "JPEG")),
-        Seed("progressive", ".jpg", _saved(_RGB, "JPEG", progressive=True, subsampling=0)),
-        Seed("restarts", ".jpg", _saved(_RGB, "JPEG", restart_marker_blocks=2)),
+        Seed("rgb", ".jpg", saved(RGB, "JPEG")),
+        Seed("grey", ".jpeg", saved(GREY, "JPEG")),
+        Seed("progressive", ".jpg", saved(RGB, "JPEG", progressive=True, subsampling=0)),
+        Seed("restarts", ".jpg", saved(RGB, "JPEG", restart_marker_blocks=2)),
     ]
-    packed = {name: _saved(_RGB, "TIFF", compression=name) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")}
+    packed = {name: saved(RGB, "TIFF", compression=name) for name in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")}
     tiffs = [
-        Seed("raw", ".tif", _saved(_RGB, "TIFF")),
+        Seed("raw", ".tif", saved(RGB, "TIFF")),
         *(Seed(name, ".tiff", data) for name, data in packed.items()),
-        Seed("fax", ".tif", _saved(_GREY, "TIFF", "1", compression="group4")),
-        Seed("grey16", ".tif", _tiff(_pixels((24, 20), np.uint16))),
-        Seed("rgb16", ".tif", _tiff(_pixels((24, 20, 3), np.uint16), photometric="rgb")),
-        Seed("planes16", ".tif", _tiff(_pixels((24, 20, 3), np.uint16).transpose(2, 0, 1), photometric="rgb")),
-        Seed("float32", ".tif", _tiff(_pixels((24, 20), np.float32))),
-        Seed("float16", ".tif", _tiff(_pixels((24, 20), np.float16))),
-        Seed("int16", ".tif", _tiff(_pixels((24, 20), np.int16))),
-        Seed("bigendian", ".tif", _tiff(_pixels((24, 20), np.uint16), byteorder=">")),
-        Seed("bigtiff", ".tif", _tiff(_pixels((24, 20), np.uint16), bigtiff=True)),
-        Seed("tiles", ".tif", _tiff(_pixels((40, 40), np.uint16), tile=(16, 16))),
-        Seed("deflate16", ".tif", _tiff(_pixels((24, 20), np.uint16), compression="zlib", rowsperstrip=5)),
+        Seed("fax", ".tif", saved(GREY, "TIFF", "1", compression="group4")),
+        Seed("grey16", ".tif", _tiff(pixels_of((24, 20), np.uint16))),
+        Seed("rgb16", ".tif", _tiff(pixels_of((24, 20, 3), np.uint16), photometric="rgb")),
+        Seed("planes16", ".tif", _tiff(pixels_of((24, 20, 3), np.uint16).transpose(2, 0, 1), photometric="rgb")),
+        Seed("float32", ".tif", _tiff(pixels_of((24, 20), np.float32))),
+        Seed("float16", ".tif", _tiff(pixels_of((24, 20), np.float16))),
+        Seed("int16", ".tif", _tiff(pixels_of((24, 20), np.int16))),
+        Seed("bigendian", ".tif", _tiff(pixels_of((24, 20), np.uint16), byteorder=">")),
+        Seed("bigtiff", ".tif", _tiff(pixels_of((24, 20), np.uint16), bigtiff=True)),
+        Seed("tiles", ".tif", _tiff(pixels_of((40, 40), np.uint16), tile=(16, 16))),
+        Seed("deflate16", ".tif", _tiff(pixels_of((24, 20), np.uint16), compression="zlib", rowsperstrip=5)),
     ]
-    bmps = [Seed("rgb", ".bmp", _saved(_RGB, "BMP")), Seed("grey", ".bmp", _saved(_GREY, "BMP"))]
-    bmps.append(Seed("bits", ".bmp", _saved(_GREY, "BMP", "1")))
+    bmps = [Seed("rgb", ".bmp", saved(RGB, "BMP")), Seed("grey", ".bmp", saved(GREY, "BMP"))]
+    bmps.append(Seed("bits", ".bmp", saved(GREY, "BMP", "1")))
     webps = [
-        Seed("lossy", ".webp", _saved(_RGB, "WEBP")),
-        Seed("lossless", ".webp", _saved(_RGB, "WEBP", lossless=True)),
-        Seed("alpha", ".webp", _saved(_opaque(_RGBA), "WEBP", lossless=True, exact=True)),
-    ]
-    png_bombs = [
-        partial(_png_bomb, side=30_000, depth=8, colour=2),
-        partial(_png_bomb, side=2_000, depth=16, colour=6, claimed=13_000),
-        partial(_png_bomb, side=40_000, depth=8, colour=0, claimed=100),
-        partial(_png_bomb, side=2_500, depth=16, colour=2),
-        _text_bomb,
+        Seed("lossy", ".webp", saved(RGB, "WEBP")),
+        Seed("lossless", ".webp", saved(RGB, "WEBP", lossless=True)),
+        Seed("alpha", ".webp", saved(opaque(RGBA), "WEBP", lossless=True, exact=True)),
     ]
     return [
-        Format("PNG", ".png", pngs, _absurd_png, [_odd_png, _constant], png_bombs, _PARTS),
-        Format("JPEG", ".jpg", jpegs, _absurd_jpeg, [_odd_jpeg], [_jpeg_claims], _PARTS),
-        Format("TIFF", ".tif", tiffs, _absurd_tiff, [_odd_tiff], [_tiff_bomb], _PARTS),
-        Format("BMP", ".bmp", bmps, _absurd_bmp, [_claimed_bmp], [_bmp_bomb], _PARTS),
-        Format("WebP", ".webp", webps, _absurd_webp, [_odd_webp], [_webp_bomb], _PARTS),
+        png.format(),
+        Format("JPEG", ".jpg", jpegs, _absurd_jpeg, [_odd_jpeg], [_jpeg_claims], PARTS),
+        Format("TIFF", ".tif", tiffs, _absurd_tiff, [_odd_tiff], [_tiff_bomb], PARTS),
+        Format("BMP", ".bmp", bmps, _absurd_bmp, [_claimed_bmp], [_bmp_bomb], PARTS),
+        Format("WebP", ".webp", webps, _absurd_webp, [_odd_webp], [_webp_bomb], PARTS),
     ]
-
-
-def _opaque(pixels: np.ndarray) -> np.ndarray:
-    pixels = pixels.copy()
-    pixels[..., 3] = np.iinfo(pixels.dtype).max
-    return pixels
