@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from shared import display, shell_line
+from shared import console, display, show
 
 from featstore.cli import main
 
@@ -27,7 +27,7 @@ def featstore(*arguments: str | Path) -> None:
     """
     words, began = _show("featstore", arguments), time.monotonic()
     _run(words, codes=(0,))
-    print(f"  ({time.monotonic() - began:.1f} s)", flush=True)
+    console.print(f"[dim]{time.monotonic() - began:.1f} s[/]")
 
 
 def featstore_json(*arguments: str | Path) -> Any:
@@ -49,7 +49,7 @@ def script(file: Path, call: Callable[[Sequence[str]], None], *arguments: str | 
 
 def _show(program: str, arguments: Sequence[str | Path]) -> list[str]:
     words = [display(argument) if isinstance(argument, Path) else argument for argument in arguments]
-    print(f"\n$ {shell_line(program, words)}", flush=True)
+    show(program, words)
     return words
 
 

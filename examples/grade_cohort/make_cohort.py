@@ -30,8 +30,8 @@ The same arguments give the same bytes (with the same NumPy and Pillow).
 from __future__ import annotations
 
 import argparse
-import csv
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -41,6 +41,10 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for what the examples share
+
+from shared import write_csv
 
 HOME, EXTERNAL = "JM", "SZ"
 MODALITIES = ("A", "P")
@@ -311,14 +315,6 @@ def patient_folder(patient: Patient) -> Path:
     return (
         (site if patient.fold is None else site / f"fold{patient.fold}") / f"grade{patient.grade}" / patient.patient_id
     )
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a CSV with Unix line ends, the same on every system."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,7 +20,6 @@ import importlib.util
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -29,18 +28,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table as RichTable
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import featstore
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))  # for what the examples share
+
+from shared import console, display, run, title  # noqa: E402
+
 DEMO = Path("demo")
 MARK = ".made-by-featstore-demo"
 STORE = DEMO / "store"
 DATA = DEMO / "data"
-HERE = Path(__file__).parent
 SPLITS = {"val": "validation (JM)", "test": "external test (SZ)"}
 # The tables to make: what the row is called, and the inputs of `featstore materialize`.
 TABLES = {
@@ -54,8 +56,6 @@ TABLES = {
         ],
     ),
 }
-
-console = Console(highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -242,53 +242,6 @@ def activation() -> str:
     script = Path(sys.prefix, "bin", "activate")
     there = shutil.which("featstore") == str(Path(sys.executable).with_name("featstore"))
     return "" if there or not script.is_file() else f"  source {shlex.quote(display(script))}\n"
-
-
-def run(program: str, *arguments: str) -> None:
-    """Show a command as one types it, then run it with the programs next to this Python."""
-    console.print(f"\n[bold cyan]$ {shell_line(program, arguments)}[/]", soft_wrap=True)
-    executable = sys.executable if program == "python" else str(Path(sys.executable).with_name(program))
-    began = time.monotonic()
-    try:
-        code = subprocess.run([executable, *arguments], check=False).returncode
-    except FileNotFoundError:
-        raise SystemExit(f"{executable} isn't there: is featstore installed in this environment?") from None
-    if code:
-        raise SystemExit(f"That command ended with exit code {code}; the demo stops here.")
-    console.print(f"[dim]{time.monotonic() - began:.1f} s[/]")
-
-
-def shell_line(program: str, arguments: Sequence[str]) -> str:
-    r"""A command for a POSIX shell, each option with its values, broken into lines where it is long.
-
-    >>> print(shell_line("featstore", ["split", "--holdout", "site <> 'JM'", "--seed", "42"]))
-    featstore split --holdout "site <> 'JM'" --seed 42
-    """
-    groups = [program]
-    for word in arguments:
-        # Single quotes inside read better in double ones, where the shell would touch nothing else.
-        quoted = f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
-        if word.startswith("-"):
-            groups.append(quoted)
-        else:
-            groups[-1] += f" {quoted}"
-    lines = [groups[0]]
-    for group in groups[1:]:
-        if len(lines[-1]) + len(group) < 100:
-            lines[-1] += f" {group}"
-        else:
-            lines.append(f"    {group}")
-    return " \\\n".join(lines)
-
-
-def title(words: str) -> None:
-    console.print(f"\n[bold]── {words}[/]", soft_wrap=True)
-
-
-def display(path: Path) -> str:
-    """A path as one would type it: below the current folder where it can be."""
-    path = path.absolute()
-    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else str(path)
 
 
 if __name__ == "__main__":

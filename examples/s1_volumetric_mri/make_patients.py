@@ -26,14 +26,18 @@ The same arguments give the same voxels (with the same NumPy and SciPy).
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for what the examples share
+
+from shared import write_csv
 
 MODALITIES = ("T1", "T2")
 SHAPE = (80, 80, 24)
@@ -204,14 +208,6 @@ def report(patient: Patient, rng: np.random.Generator) -> str:
 
 def shuffled(rows: Sequence[tuple[object, ...]], rng: np.random.Generator) -> list[tuple[object, ...]]:
     return [rows[int(place)] for place in rng.permutation(len(rows))]
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a CSV with Unix line ends, the same on every system."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
