@@ -18,7 +18,7 @@ Size: TypeAlias = tuple[int, int]
 # ITU-R BT.601 luma, which Pillow and torchvision use for RGB → grey.
 _REC601 = (0.299, 0.587, 0.114)
 # A 1 × 100,000 strip, its short side brought to 256, would need 6.5 gigapixels.
-_MAX_RESIZED = 2**26
+_MAX_RESIZED = 2**25
 # Values that are scaled in one go.
 _AT_ONCE = 2**20
 

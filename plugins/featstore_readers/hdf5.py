@@ -74,6 +74,8 @@ def expand(source: Source, settings: Mapping[str, str]) -> Iterable[Part]:
             inputs = _chosen(wanted, inputs)
         plan: list[tuple[str, int, Callable[[int], Mapping[str, str]]]] = []
         for name in inputs:
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                raise InputError(f"The name of the data set {name!r} isn't UTF-8: no split can be called so.")
             rows = opened.rows(name)
             if rows.kind is None:
                 if wanted:
@@ -97,7 +99,8 @@ def _parts(plan: list[tuple[str, int, Callable[[int], Mapping[str, str]]]]) -> I
         below = quote(name, safe="/", errors="surrogateescape")
         split = {"split": name.rpartition("/")[2]}
         for row in range(rows):
-            yield Part(f"{below}/{row}", {**split, **fields(row)}, alone=True)
+            found = fields(row)
+            yield Part(f"{below}/{row}", {**split, **found} if found else split, alone=True)
 
 
 def _fields(opened: Opened, rows: Rows, names: list[str]) -> Callable[[int], Mapping[str, str]]:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import lzma
+import math
+import zlib
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -19,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from featstore import InputError
-from featstore_readers.pixels import check_size, to_array
+from featstore_readers.pixels import MAX_PIXELS, check_size, to_array
 from featstore_readers.quiet import quiet
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
@@ -30,6 +34,23 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 # (bits, sample format) that Pillow's modes hold as they are; the deep ones for a single channel only.
 _SHALLOW = {(bits, _UNSIGNED) for bits in (1, 2, 4, 8)}
 _DEEP = {(12, _UNSIGNED), (16, _UNSIGNED), (32, _SIGNED), (32, _FLOAT)}
+
+#: What the pixels may take, and one strip or tile of them: as many of 64 bits as of others.
+_MAX_BYTES = 8 * MAX_PIXELS
+
+
+def _lzma() -> Any:
+    """LZMA takes memory for what its header says: it is given that of its highest preset."""
+    return lzma.LZMADecompressor(memlimit=1 << 27)
+
+
+# Compressions that are unpacked as a whole; what they become at most, for each byte; and how much that may be unseen.
+_STREAMS: dict[int, Callable[[], Any]] = {
+    COMPRESSION.ADOBE_DEFLATE: zlib.decompressobj,
+    COMPRESSION.DEFLATE: zlib.decompressobj,
+    COMPRESSION.LZMA: _lzma,
+}
+_RATIO, _UNSEEN = 10_000, 1 << 26
 
 # What these log about a malformed file they also raise, or it doesn't matter: keep it off the terminal.
 for _name in ("tifffile", "PIL.TiffImagePlugin"):
@@ -81,6 +102,7 @@ def _with_tifffile(page: TiffPage, data: bytes) -> Pixels:
             f"The TIFF file's colour space is {PHOTOMETRIC(page.photometric).name}, in {page.dtype}; grey "
             "and RGB, with or without alpha, are understood."
         )
+    _check_memory(page, data)
     try:
         pixels = page.asarray()
     except (ValueError, ImportError) as error:  # some of its decoders it takes from newer Pythons, if they are there
@@ -101,6 +123,28 @@ def _with_tifffile(page: TiffPage, data: bytes) -> Pixels:
             f"The TIFF file holds an array of {pixels.shape}, axes {page.axes}: no single grey or RGB image."
         )
     return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+
+
+def _check_memory(page: TiffPage, data: bytes) -> None:
+    """Refuse what would take more memory than any image here: tifffile believes tags, and unpacks whatever comes.
+
+    Raises:
+        InputError: it would.
+    """
+    segment = math.prod(page.chunks) * page.bitspersample // 8
+    if max(page.nbytes, segment) > _MAX_BYTES:
+        raise InputError(
+            f"The TIFF file claims {page.nbytes:,} bytes of pixels, in pieces of {segment:,}, and at most "
+            f"{_MAX_BYTES:,} are decoded: the file is a decompression bomb, or an image to be cut into tiles first."
+        )
+    make = _STREAMS.get(int(page.compression))
+    for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if make is None or count * _RATIO <= _UNSEEN:
+            continue
+        stream = make()
+        found = len(stream.decompress(data[start : start + count], segment + 1))
+        if found > segment or (stream.unused_data and make is _lzma):  # tifffile unpacks the LZMA streams behind, too
+            raise InputError(f"The TIFF file is a decompression bomb: {count:,} bytes become more than {segment:,}.")
 
 
 def _pillow_has_it(page: TiffPage) -> bool:

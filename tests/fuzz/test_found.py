@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import struct
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -16,6 +18,7 @@ from featstore import ImageTransform, InputError, Source
 from featstore.pixels import scale
 from featstore.plugins import Plugins
 
+from . import zeros
 from .laws import Laws
 from .png import GREY, RGB, saved
 
@@ -82,6 +85,45 @@ def test_a_tiff_that_claims_a_compression_of_newer_pythons_is_a_bad_input(tmp_pa
         path.write_bytes(data[: entry + 8] + struct.pack("<H", code) + data[entry + 10 :])
         with pytest.raises(InputError):
             read(path)
+
+
+@pytest.mark.parametrize("code", [8, 34_925])
+def test_a_strip_of_a_tiff_is_not_unpacked_beyond_its_pixels(code: int, tmp_path: Path) -> None:
+    """A gigabyte of zeros, or nine streams, in a strip of 18 MB."""
+    strip = zeros.zlibbed(1 << 30) if code == 8 else lzma.compress(bytes(1 << 24)) * 9
+    tags = [(256, 3000), (257, 3000), (258, 16), (259, code), (262, 1), (273, 134), (277, 1), (278, 3000)]
+    tags += [(279, len(strip)), (339, 1)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path = tmp_path / "image.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + strip)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="bomb"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tile_and_an_image_have_their_limits_in_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.zeros((32, 32), np.uint16), tile=(16, 16), compression="zlib")
+    data = path.read_bytes()
+    np.testing.assert_array_equal(read(path), np.zeros((32, 32)))
+    for tag in (322, 323):
+        entry = next(at for kind in (3, 4) if (at := data.find(struct.pack("<HHI", tag, kind, 1))) > 0)
+        data = data[:entry] + struct.pack("<HHII", tag, 4, 1, 60_000) + data[entry + 12 :]
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="in pieces of 7,200,000,000"):
+        read(path)
+
+
+def test_a_data_set_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.h5"
+    with h5py.File(path, "w") as file:
+        file[b"\xff\xfe"] = np.zeros((2, 4, 4), np.uint8)
+    with pytest.raises(InputError, match="isn't UTF-8"):
+        list(PLUGINS.reader(path.name).expand(Source(path), {}))
 
 
 def test_columns_without_end_are_refused_at_once(tmp_path: Path) -> None:
