@@ -1,9 +1,10 @@
-"""Containers that this process keeps open, because their parts are read one after the other."""
+"""Containers that this thread keeps open, because their parts are read one after the other."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -23,7 +24,14 @@ class _Kept(NamedTuple):
     state: tuple[int, ...]
 
 
-_kept: OrderedDict[tuple[int, str, Any], _Kept] = OrderedDict()
+class _Here(threading.local):
+    """What this thread keeps: nobody closes what another one is reading."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[tuple[int, str, Any], _Kept] = OrderedDict()
+
+
+_here = _Here()
 
 
 def get(location: str, load: Callable[[BinaryIO], T], open: Callable[[], BinaryIO]) -> tuple[T, BinaryIO, Stat]:
@@ -34,14 +42,15 @@ def get(location: str, load: Callable[[BinaryIO], T], open: Callable[[], BinaryI
     """
     key = os.getpid(), location, load  # a forked child must not use its parent's handles
     state = () if is_url(location) else _state(os.stat(location))
-    held = _kept.get(key)
+    kept = _here.kept
+    held = kept.get(key)
     if held is not None and held.state == state and not getattr(held.file, "fault", None):
-        _kept.move_to_end(key)
+        kept.move_to_end(key)
         return held.value, held.file, held.stat
     if held is not None:
         _drop(key)
-    while len(_kept) >= _MOST:  # before there is one more, which may be as large
-        _drop(next(iter(_kept)))
+    while len(kept) >= _MOST:  # before there is one more, which may be as large
+        _drop(next(iter(kept)))
     file = open()
     try:
         if not is_url(location):
@@ -51,15 +60,15 @@ def get(location: str, load: Callable[[BinaryIO], T], open: Callable[[], BinaryI
     except BaseException:
         file.close()
         raise
-    _kept[key] = _Kept(value, file, stat, state)
+    kept[key] = _Kept(value, file, stat, state)
     return value, file, stat
 
 
 @atexit.register
 def forget() -> None:
     """Let go of all, before a new pass over the inputs: what is behind a URL may be another file by now."""
-    while _kept:
-        _drop(next(iter(_kept)))
+    while _here.kept:
+        _drop(next(iter(_here.kept)))
 
 
 def _state(stat: os.stat_result) -> tuple[int, ...]:
@@ -67,7 +76,7 @@ def _state(stat: os.stat_result) -> tuple[int, ...]:
 
 
 def _drop(key: tuple[int, str, Any]) -> None:
-    held = _kept.pop(key)
+    held = _here.kept.pop(key)
     if key[0] == os.getpid():
         if close := getattr(held.value, "close", None):
             close()

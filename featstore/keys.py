@@ -18,6 +18,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSIONED = re.compile(r"(?P<name>[^@]+)(?:@v(?P<version>[1-9][0-9]*))?")
 _INPUT = re.compile(r"(?:(?P<alias>[^=]+)=)?(?P<ref>[^/:=]+)(?:/(?P<modality>[^/:]+))?(?::(?P<agg>[^:]+))?")
 
+#: Columns that say where the vector of a row is, and nothing of the sample.
+PLACES = ("row", "partition", "feature_path", "num_slices")
+#: What the columns of an exported feature set are called: the samples' own, the vectors and labels, the places.
+EXPORT_NAMES = (
+    "sample_key", "patient_id", "visit_id", "modality", "split", "site", "label", "acquired_at", "features", "labels",
+    "file", *PLACES,
+)  # fmt: skip
+_RESERVED = re.compile(rf"(?:attribute_)*(?:{'|'.join(EXPORT_NAMES)})")
+
 
 def check_name(name: str, what: str, *, hint: str = "") -> str:
     """Return ``name``, or raise :class:`UsageError` where it can't be a name.
@@ -122,21 +131,43 @@ def fill(template: str, fields: Mapping[str, str], flag: str) -> str:
 
     >>> fill("{site}-{patient_id}", {"site": "JM", "patient_id": "007"}, "--patient-id")
     'JM-007'
+    >>> fill("{patient_id|visit_id}", {"visit_id": "1.2.840"}, "--patient-id")  # the first that is there
+    '1.2.840'
 
     Raises:
         UsageError: it asks for a field that isn't there.
     """
 
     def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name in fields:
-            return fields[name]
+        names = match[1].split("|")
+        name = names[-1]
+        for each in names:
+            if fields.get(each) or (each == name and name in fields):
+                return fields[each]
         raise UsageError(
             f"{flag} {template!r} asks for {{{name}}}, which isn't there.{did_you_mean(name, fields)}",
             hint=f"fields: {', '.join(sorted(fields))}",
         )
 
     return re.sub(r"\{([^{}]*)\}", value, template)
+
+
+def attribute_column(attribute: str) -> str:
+    """What an attribute's column is called in an export: its own name, unless that means something else there.
+
+    >>> [attribute_column(name) for name in ("slice", "row", "attribute_row")]
+    ['slice', 'attribute_row', 'attribute_attribute_row']
+    """
+    return f"attribute_{attribute}" if _RESERVED.fullmatch(attribute) else attribute
+
+
+def attribute_name(column: str) -> str:
+    """The attribute that :func:`attribute_column` called so.
+
+    >>> [attribute_name(name) for name in ("slice", "attribute_row", "attribute_attribute_row", "attribute_x")]
+    ['slice', 'row', 'attribute_row', 'attribute_x']
+    """
+    return column.removeprefix("attribute_") if _RESERVED.fullmatch(column) else column
 
 
 def natural_order(key: str) -> tuple[str, int, str]:

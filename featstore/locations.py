@@ -6,17 +6,23 @@ password is refused, because a catalog is handed around.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import posixpath
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, NamedTuple
 
 from featstore.errors import SetupError, UsageError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+#: Of a query's names: what lets anybody in who has the URL.
+_SECRET = re.compile(r"(?i)(^|&)(x-(amz|goog)-\w|[^=&]*(sig|token|secret|passw|credential|api_?key|access_?key))")
+#: Of file systems whose URLs are CONTAINER@ACCOUNT.
+_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs", "az")
 #: Bytes fetched at a time from a URL, and how many such blocks an opened one keeps.
 _BLOCK, _BLOCKS = 1 << 22, 16
 
@@ -38,10 +44,13 @@ def is_url(location: str) -> bool:
 
 
 def check_url(url: str) -> str:
-    """Return a URL, or raise :class:`UsageError` where it holds a password or a user's name."""
-    if "@" in url.partition("://")[2].partition("/")[0]:
+    """Return a URL, or raise :class:`UsageError` where it holds a user's name, or what lets anybody in who has it."""
+    scheme, _, rest = url.partition("://")
+    user = "@" in rest.partition("/")[0] and scheme.lower() not in _CONTAINERS
+    if user or _SECRET.search(rest.partition("?")[2]):
         raise UsageError(
-            "The URL names a user, and what is ingested is written into the catalog.",
+            f"The URL {'names a user' if user else 'carries a signature or key'}, and what is ingested is written into "
+            "the catalog.",
             hint="leave it out, and give it by the environment (AWS_PROFILE, AWS_ACCESS_KEY_ID, …)",
         )
     return url
@@ -172,15 +181,17 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 def _told(info: dict[str, Any]) -> Stat:
     """What the many file systems of fsspec say under many names."""
-    for name in ("LastModified", "mtime", "last_modified", "updated", "modified", "created"):
+    for name in ("LastModified", "mtime", "last_modified", "updated", "modified", "Last-Modified", "created"):
         time = info.get(name)
         if isinstance(time, str):
-            time = datetime.fromisoformat(time)
+            time = parsedate_to_datetime(time) if name == "Last-Modified" else datetime.fromisoformat(time)
         if isinstance(time, datetime):
             time = time.timestamp()
         if isinstance(time, (int, float)):
             return Stat(int(info.get("size") or 0), int(time * 1e9))
-    return Stat(int(info.get("size") or 0), 0)
+    # No time, but perhaps what tells one content from another.
+    tag = str(info.get("ETag") or info.get("etag") or info.get("checksum") or "")
+    return Stat(int(info.get("size") or 0), int(hashlib.sha256(tag.encode()).hexdigest()[:15], 16) if tag else 0)
 
 
 class _reaching:

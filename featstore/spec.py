@@ -429,6 +429,7 @@ class ExporterSpec:
         suffix: the ending that picks it, ``".parquet"``.
         write: streams a table into a file; see :class:`ExportFunction`.
         folder: it makes a folder, which is never written over.
+        index: it writes ``<stem>.index.csv`` beside the file: ``row``, then ``sample_key`` or ``patient_id``, ….
         grouped: it can put rows that go together into a place of their own, a file or a data set: ``--layout``, a
             template over the row's columns, names each row's group.
         layout: the template where the user gives none; ``""``: then rows aren't grouped.
@@ -441,6 +442,7 @@ class ExporterSpec:
     revision: str = "1"
     description: str = ""
     folder: bool = False
+    index: bool = False
     grouped: bool = False
     layout: str = ""
     write_several: ExportSeveral | None = None

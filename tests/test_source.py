@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,11 +119,11 @@ def test_a_forked_child_opens_its_own(tmp_path: Path) -> None:
     """Two processes that share one handle would move each other's position."""
     (tmp_path / "x").write_bytes(b"x")
     Source(tmp_path / "x").kept(load)
-    mine = {key[0] for key in kept_open._kept}
+    mine = {key[0] for key in kept_open._here.kept}
     child = os.fork()
     if child == 0:
         Source(tmp_path / "x").kept(load)
-        os._exit(0 if {key[0] for key in kept_open._kept} > mine and len(made) == 2 else 1)
+        os._exit(0 if {key[0] for key in kept_open._here.kept} > mine and len(made) == 2 else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -187,4 +188,26 @@ def test_unknown_schemes_and_passwords() -> None:
     for url in ("s3://me:secret@bucket/x", "https://token@host/x"):
         with pytest.raises(UsageError, match="names a user"):
             locations.check_url(url)
-    assert locations.check_url("https://host/a@b") == "https://host/a@b"
+    for query in ("X-Amz-Signature=1", "a=1&sig=2", "token=x", "x-goog-signature=1", "AccessKey=2"):
+        with pytest.raises(UsageError, match="signature or key"):
+            locations.check_url(f"https://host/x.npy?{query}")
+    for url in ("https://host/a@b", "https://host/x?download=1&page=2", "abfs://box@account.dfs.core.windows.net/x"):
+        assert locations.check_url(url) == url
+
+
+def test_what_threads_keep_is_their_own(tmp_path: Path) -> None:
+    """One thread forgets at the start of an ingest; what another one is reading stays open."""
+    (tmp_path / "x").write_bytes(b"x")
+    mine = Source(tmp_path / "x").kept(load)
+    thread = threading.Thread(target=kept_open.forget)
+    thread.start()
+    thread.join()
+    assert not mine.closed
+    assert Source(tmp_path / "x").kept(load) is mine
+
+
+@pytest.mark.parametrize("told", [{"Last-Modified": "Sun, 22 Nov 2026 10:00:00 GMT"}, {"ETag": '"abc"'}])
+def test_what_web_servers_tell_of_a_change(told: dict[str, str]) -> None:
+    other = {name: text.replace("10:00", "10:01").replace("abc", "abd") for name, text in told.items()}
+    first, again, changed = (locations._told({"size": 5, **info}) for info in (told, told, other))
+    assert first == again != changed

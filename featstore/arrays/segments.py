@@ -182,7 +182,7 @@ def _open_with_zarr(folder: Path) -> Any:
     import zarr  # 0.4 to 0.7 s, and only for what another tool wrote
 
     try:
-        return zarr.open_array(folder, mode="r")
+        return zarr.open_array(folder, mode="r", zarr_format=3)  # version 2 has codecs that run code
     except Exception as error:  # zarr has its own errors for each part of the metadata
         raise CorruptError(f"zarr can't open {folder}: {error!r}", hint=RESTORE) from error
 

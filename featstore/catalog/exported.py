@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import arrow, first, identifier
+from featstore.keys import attribute_column
 
 if TYPE_CHECKING:
     import duckdb
@@ -19,7 +20,7 @@ _CURRENT = (
 def details(connection: duckdb.DuckDBPyConnection, feature_set: int) -> pa.Table:
     """``sample_key, visit_id`` of every current vector, and each attribute that one has, as a column of text.
 
-    The attributes come by name; in no order of rows.
+    The attributes come by name, each as :func:`~featstore.keys.attribute_column` calls it; in no order of rows.
     """
     parameters = {"feature_set": feature_set}
     found = connection.execute(
@@ -29,7 +30,7 @@ def details(connection: duckdb.DuckDBPyConnection, feature_set: int) -> pa.Table
     columns = "".join(f", s.attributes[$key{n}] AS {identifier(f'a{n}')}" for n in range(len(names)))
     keys = {f"key{n}": name for n, name in enumerate(names)}
     rows = arrow(connection, f"SELECT s.sample_key, s.visit_id{columns} {_CURRENT}", parameters | keys)
-    return rows.rename_columns(["sample_key", "visit_id", *names])
+    return rows.rename_columns(["sample_key", "visit_id", *map(attribute_column, names)])
 
 
 def provenance(connection: duckdb.DuckDBPyConnection, feature_set: int) -> dict[str, Any]:

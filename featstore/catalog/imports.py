@@ -46,6 +46,24 @@ def known(connection: duckdb.DuckDBPyConnection, sample_keys: pa.Table) -> pa.Ta
         )
 
 
+def of_files(connection: duckdb.DuckDBPyConnection, uris: pa.Table) -> Sequence[tuple[str, str, str]]:
+    """The samples of some files: uri, sample_key, data set. A table of ``uri``."""
+    with registered(connection, wanted=uris):
+        return connection.execute(
+            "SELECT s.uri, s.sample_key, d.name FROM core.sample s JOIN core.dataset d ON d.id = s.dataset "
+            "WHERE s.uri IN (SELECT uri FROM wanted) ORDER BY ALL"
+        ).fetchall()
+
+
+def below(connection: duckdb.DuckDBPyConnection, names: pa.Table) -> Sequence[tuple[str, int]]:
+    """The data sets that have samples of these names after their own, and how many; most first."""
+    with registered(connection, wanted=names):
+        return connection.execute(
+            "SELECT d.name, count(*) FROM core.sample s JOIN core.dataset d ON d.id = s.dataset WHERE "
+            "substr(s.sample_key, length(d.name) + 2) IN (SELECT below FROM wanted) GROUP BY ALL ORDER BY 2 DESC, 1"
+        ).fetchall()
+
+
 def label_types(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """The types that labels have."""
     query = "SELECT DISTINCT label_type FROM core.patient WHERE label_type IS NOT NULL ORDER BY 1"

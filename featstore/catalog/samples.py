@@ -71,13 +71,25 @@ class Counts:
         return bool(self.added or self.changed or self.patients_added or self.filled or self.replaced)
 
 
-#: A file that could not be read when it was ingested, and was taken whole; by now its parts are known. It has failed,
-#: and never had a vector, so that nothing is lost with it.
+def _file(column: str) -> str:
+    """The file of a part, by its key or uri, in SQL: what stands before the fragment, as keys.split_fragment has it."""
+    return f"nullif(regexp_extract({column}, '(?s)^(.*)#(?:/[^#]*|[a-z]+=[^/#]*)$', 1), '')"
+
+
+#: A file that could not be read when it was ingested, and was taken whole; by now its parts are known. It never had
+#: a vector, so that nothing is lost with it.
 _REPLACED = (
-    "s.sample_key IN (SELECT regexp_extract(sample_key, '^(.*)#[^#]*$', 1) FROM incoming WHERE sample_key LIKE '%#%') "
-    "AND s.uri IN (SELECT regexp_extract(uri, '^(.*)#[^#]*$', 1) FROM incoming WHERE uri LIKE '%#%') "
+    f"(s.sample_key, s.uri) IN (SELECT {_file('sample_key')}, {_file('uri')} FROM incoming WHERE uri LIKE '%#%' "
+    "AND sample_key NOT IN (SELECT sample_key FROM core.sample)) "
     "AND s.sample_key NOT IN (SELECT sample_key FROM incoming) "
-    "AND s.id IN (SELECT sample FROM core.failure) AND NOT EXISTS (FROM core.vector v WHERE v.sample = s.id)"
+    "AND NOT EXISTS (FROM core.vector v WHERE v.sample = s.id)"
+)
+#: Parts that a file no longer lists, while it has changed: their vectors are of bytes that aren't there any more.
+_BEHIND = (
+    f"FROM core.sample s JOIN (SELECT DISTINCT {_file('uri')} AS file, size, mtime_ns FROM incoming "
+    f"WHERE uri LIKE '%#%') n ON {_file('s.uri')} = n.file "
+    "WHERE s.uri LIKE '%#%' AND s.sample_key NOT IN (SELECT sample_key FROM incoming) "
+    "AND (s.size, s.mtime_ns) IS DISTINCT FROM (n.size, n.mtime_ns)"
 )
 #: A sample's file, or its mask's, differs from the catalog's by size or time; or it has another mask.
 _CHANGED = (
@@ -87,7 +99,8 @@ _CHANGED = (
 )
 _FILLED = (
     "((s.site IS NULL AND i.site IS NOT NULL) OR (s.visit_id IS NULL AND i.visit_id IS NOT NULL) "
-    "OR (s.acquired_at IS NULL AND i.acquired_at IS NOT NULL) OR (s.mask_uri IS NULL AND i.mask_uri IS NOT NULL))"
+    "OR (s.acquired_at IS NULL AND i.acquired_at IS NOT NULL) OR (s.mask_uri IS NULL AND i.mask_uri IS NOT NULL) "
+    "OR cardinality(i.attributes) > cardinality(s.attributes))"
 )
 
 
@@ -110,6 +123,7 @@ def compare(connection: duckdb.DuckDBPyConnection, rows: pa.Table, dataset: str,
         known = "FROM incoming i JOIN core.sample s USING (sample_key)"
         changed = count(f"SELECT count(*) {known} WHERE {_CHANGED}")
         unchanged = count(f"SELECT count(*) {known}") - changed
+        behind = count(f"SELECT count(*) {_BEHIND}")
         label_filled = count(
             "SELECT count(DISTINCT p.id) FROM incoming i JOIN core.patient p USING (patient_id) "
             "WHERE p.label IS NULL AND i.label IS NOT NULL"
@@ -122,7 +136,7 @@ def compare(connection: duckdb.DuckDBPyConnection, rows: pa.Table, dataset: str,
             dataset,
             root,
             added=rows.num_rows - changed - unchanged,
-            changed=changed,
+            changed=changed + behind,
             unchanged=unchanged,
             patients_added=count(
                 "SELECT count(DISTINCT patient_id) FROM incoming "
@@ -172,9 +186,6 @@ def apply(
             _update_samples(connection)
         if counts.replaced:
             connection.execute(f"CREATE TEMP TABLE replaced AS SELECT id FROM core.sample s WHERE {_REPLACED}")
-            connection.execute("DELETE FROM core.failure WHERE sample IN (FROM replaced)")
-            connection.execute("DELETE FROM core.sample WHERE id IN (FROM replaced)")
-            connection.execute("DROP TABLE replaced")
         connection.execute(
             "INSERT INTO core.sample SELECT (SELECT coalesce(max(id), 0) FROM core.sample) "
             "+ row_number() OVER (ORDER BY i.sample_key), i.sample_key, "
@@ -185,6 +196,11 @@ def apply(
             "WHERE i.sample_key NOT IN (SELECT sample_key FROM core.sample) ORDER BY i.sample_key",
             {"name": counts.dataset, "run": run},
         )
+        if counts.replaced:
+            # Now that their parts have higher ids: an id taken twice would get what a living run makes of the file.
+            connection.execute("DELETE FROM core.failure WHERE sample IN (FROM replaced)")
+            connection.execute("DELETE FROM core.sample WHERE id IN (FROM replaced)")
+            connection.execute("DROP TABLE replaced")
         _add_splits(connection, run)
 
 
@@ -194,12 +210,12 @@ def _update_samples(connection: duckdb.DuckDBPyConnection) -> None:
         "AS other_bytes, i.size, i.mtime_ns, i.uri, "
         "coalesce(s.site, i.site) AS site, coalesce(s.visit_id, i.visit_id) AS visit_id, "
         "coalesce(s.acquired_at, i.acquired_at) AS acquired_at, i.mask_uri, i.mask_size, i.mask_mtime_ns, "
-        "i.masks_told "
+        "i.attributes, i.masks_told "
         f"FROM incoming i JOIN core.sample s USING (sample_key) WHERE {_CHANGED} OR {_FILLED}"
     )
     connection.execute(
         "UPDATE core.sample s SET size = c.size, mtime_ns = c.mtime_ns, uri = c.uri, site = c.site, "
-        "visit_id = c.visit_id, acquired_at = c.acquired_at, "
+        "visit_id = c.visit_id, acquired_at = c.acquired_at, attributes = c.attributes, "
         "content = s.content + c.other_bytes::INTEGER, "
         "content_hash = CASE WHEN c.other_bytes THEN NULL ELSE s.content_hash END FROM changed c WHERE c.id = s.id"
     )
@@ -209,8 +225,14 @@ def _update_samples(connection: duckdb.DuckDBPyConnection) -> None:
         "(c.mask_uri, c.mask_size, c.mask_mtime_ns) THEN NULL ELSE s.mask_hash END "
         "FROM changed c WHERE c.id = s.id AND c.masks_told"
     )
-    recount(connection, "SELECT DISTINCT patient FROM changed WHERE other_bytes")
+    connection.execute(f"CREATE TEMP TABLE behind AS SELECT s.id, s.patient, n.size, n.mtime_ns {_BEHIND}")
+    connection.execute(
+        "UPDATE core.sample s SET size = b.size, mtime_ns = b.mtime_ns, content = s.content + 1, content_hash = NULL "
+        "FROM behind b WHERE b.id = s.id"
+    )
+    recount(connection, "SELECT patient FROM changed WHERE other_bytes UNION SELECT patient FROM behind")
     connection.execute("DROP TABLE changed")
+    connection.execute("DROP TABLE behind")
 
 
 def recount(connection: duckdb.DuckDBPyConnection, patients: str) -> None:
@@ -282,14 +304,14 @@ def _check_samples(connection: duckdb.DuckDBPyConnection) -> None:
     _refuse(
         connection,
         "SELECT DISTINCT s.sample_key, 'is the mask of ' || i.sample_key FROM incoming i "
-        "JOIN core.sample s ON s.uri = regexp_replace(i.mask_uri, '#label=.*$', '')",
+        "JOIN core.sample s ON s.uri = regexp_replace(i.mask_uri, '[#&]label=.*$', '')",
         "{n} file(s) are in the catalog as samples, and would be masks now:",
         "a store that took masks for images is best made anew, with --mask-layout from the first ingest on",
     )
     _refuse(
         connection,
         "SELECT DISTINCT i.sample_key, 'is the mask of ' || s.sample_key FROM incoming i "
-        "JOIN core.sample s ON i.uri = regexp_replace(s.mask_uri, '#label=.*$', '')",
+        "JOIN core.sample s ON i.uri = regexp_replace(s.mask_uri, '[#&]label=.*$', '')",
         "{n} file(s) are masks in the catalog, and would be samples now:",
         "give --mask-layout again, or a layout that leaves them out",
     )
@@ -306,7 +328,8 @@ def _check_samples(connection: duckdb.DuckDBPyConnection) -> None:
     _refuse(
         connection,
         "SELECT i.sample_key, s.attributes::VARCHAR || ' → ' || i.attributes::VARCHAR FROM incoming i "
-        "JOIN core.sample s USING (sample_key) WHERE s.attributes::VARCHAR <> i.attributes::VARCHAR",
+        "JOIN core.sample s USING (sample_key) WHERE s.attributes::VARCHAR <> i.attributes::VARCHAR "
+        "AND len(list_filter(map_keys(s.attributes), lambda k: s.attributes[k] IS DISTINCT FROM i.attributes[k])) > 0",
         "{n} sample(s) are in the catalog with other attributes:",
         "use the layout or columns that they were ingested with",
     )

@@ -267,7 +267,9 @@ def add_pointers(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
 
 
 def resolve_failures(connection: duckdb.DuckDBPyConnection, run: int, now: datetime) -> None:
-    """A failure is resolved once every feature set of its run has a current vector of that sample."""
+    """A failure is resolved once every feature set of its run, or a later version of it, has a current vector of that
+    sample: another window or crop may have been what the input wanted.
+    """
     if not first(
         connection.execute(
             "SELECT 1 FROM core.failure WHERE resolved_at IS NULL AND sample IN (SELECT sample FROM temp.added) LIMIT 1"
@@ -277,8 +279,10 @@ def resolve_failures(connection: duckdb.DuckDBPyConnection, run: int, now: datet
     connection.execute(
         "UPDATE core.failure f SET resolved_at = ? WHERE f.resolved_at IS NULL AND f.run <> ? "
         "AND f.sample IN (SELECT sample FROM temp.added) AND NOT EXISTS ("
-        "SELECT 1 FROM core.segment g WHERE g.run = f.run AND NOT EXISTS ("
+        "SELECT 1 FROM core.segment g JOIN core.feature_set o ON o.id = g.feature_set WHERE g.run = f.run "
+        "AND NOT EXISTS ("
         "SELECT 1 FROM core.vector v JOIN core.sample s ON s.id = v.sample AND s.content = v.content "
-        "WHERE v.feature_set = g.feature_set AND v.sample = f.sample))",
+        "JOIN core.feature_set n ON n.id = v.feature_set AND n.name = o.name AND n.version >= o.version "
+        "WHERE v.sample = f.sample))",
         [now, run],
     )

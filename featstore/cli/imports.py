@@ -80,7 +80,8 @@ def _say(result: ImportResult) -> None:
     if result.failed_before:
         facts.append(f"{result.failed_before:,} failed before")
     note(f"{name}: {', '.join(facts)}.")
-    by = "in order, as you said" if result.in_order else f"by {result.key}" if result.key else "by their places"
+    by = "in order, as you said" if result.in_order else f"by {result.key}" if result.key else ""
+    by = by or ("by their coordinates" if result.coordinates else "by their places")
     made = f"{plural(result.samples_added, 'sample')} and {plural(result.patients_added, 'patient')} made"
     note(f"Rows matched {by}; {made if result.samples_added else 'no sample is new'}.")
     if result.in_order and result.key:
@@ -90,6 +91,10 @@ def _say(result: ImportResult) -> None:
     if result.other_versions:
         others = ", ".join(f"v{version}" for version in result.other_versions)
         note(f"{result.name} has other versions, made otherwise or of other vectors: {others}.")
+    if result.ignored:
+        count = plural(len(result.ignored), "column")
+        are, were = ("is", "was") if len(result.ignored) == 1 else ("are", "were")
+        note(f"{count} of samples that are in the store {are} new, and {were} left out: {', '.join(result.ignored)}.")
     if result.unmatched:
         count = plural(len(result.unmatched), "file")
         note(f"{count} with vectors matched no layout and were left out, such as {result.unmatched[0]!r}.")

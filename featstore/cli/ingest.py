@@ -125,11 +125,19 @@ def ingest(
             f"such as {result.unmatched[0]!r}."
         )
     if result.unreadable:
-        path, why = next(iter(result.unreadable.items()))
-        note(
-            f"{plural(len(result.unreadable), 'file')} can't be read, such as {path!r}: {why}\n  next: mend them, and "
-            "ingest again; those whose patient is known fail when they are extracted, the others were left out"
-        )
+        reasons: dict[str, list[str]] = {}
+        for path, why in result.unreadable.items():
+            reasons.setdefault(why, []).append(path)
+        note(f"{plural(len(result.unreadable), 'file')} can't be read:")
+        for why, paths in sorted(reasons.items(), key=lambda item: -len(item[1]))[:8]:
+            note(f"  {len(paths):,}, such as {paths[0]!r}: {why}")
+        if result.left_out:
+            note(f"  {result.left_out:,} of them were left out: nothing else says whose they are.")
+        if result.left_out < len(result.unreadable):
+            note(f"  {len(result.unreadable) - result.left_out:,} were taken all the same, and fail when extracted.")
+        note("  next: mend those that should have been read, and ingest again")
+    if result.replaced:
+        note(f"{plural(result.replaced, 'file')} without vectors gave way to the samples that they hold.")
     note_lookalikes(result.lookalikes)
     if result.known_elsewhere:
         note(

@@ -203,7 +203,7 @@ class Inputs:
             return SetupError(f"Reading inputs failed: {error.strerror}.", hint="mend it, then run it again")
         if isinstance(error, FileNotFoundError):
             for root in self.roots:
-                if path.startswith(root.rstrip("/") + "/") and not Path(root).is_dir():
+                if not locations.is_url(root) and path.startswith(root.rstrip("/") + "/") and not Path(root).is_dir():
                     return SetupError(f"The folder {root} isn't there.", hint="mount it, then run it again")
         return None
 

@@ -13,13 +13,12 @@ from featstore.imports.request import KEYS, PLACES
 from featstore.ingest.columns import NULLS, READ_BLOCK, as_text, infer, read_rows
 from featstore.ingest.layout import FIELDS, LabelType
 from featstore.ingest.manifest import label_type_of, texts_of
+from featstore.keys import attribute_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 #: What no number can be: identifiers and names.
-#: What featstore export calls an attribute whose name it needs for something of its own.
-_RENAMED = re.compile(r"attribute_((?:attribute_)*(?:sample_key|features|labels|row|file))")
 _TEXT = (*KEYS, *PLACES, *(name for name in FIELDS if name not in {"label", "acquired_at"}))
 
 
@@ -55,7 +54,6 @@ class Columns:
                 column = as_text(column, name)
             if name == "label" and len(column):
                 told = infer(column)
-                column = told if pa.types.is_boolean(told.type) else column
                 found.label_type = label_type_of(told) if told.null_count < len(told) else None
             found.values[name] = [text or None for text in texts_of(column, name)]
         return found
@@ -67,9 +65,7 @@ class Columns:
 
     def renamed(self) -> Columns:
         """The columns of an export; attributes that it had to call otherwise have their own names again."""
-        values = {
-            match[1] if (match := _RENAMED.fullmatch(name)) else name: texts for name, texts in self.values.items()
-        }
+        values = {attribute_name(name): texts for name, texts in self.values.items()}
         return Columns(self.rows, values, self.label_type)
 
     def fields(self, row: int) -> dict[str, str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -15,35 +14,35 @@ import numpy.typing as npt
 
 from featstore.errors import FeatstoreError, InputError, SetupError
 from featstore.imports.columns import Columns
-from featstore.imports.partitions import META, is_partition, open_partitions
+from featstore.imports.partitions import FEATURES, META, is_partition, open_partitions, the_features
 from featstore.imports.vectors import BLOCK_BYTES, Contents, Streamed, check, check_claim
 from featstore.ingest.layout import FIELDS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FEATURES = ("features", "feats")
+    from featstore.hdf5.files import Opened
+    from featstore.hdf5.rows import Rows
+
 COORDS = "coords"
 #: Longest text of a file's attribute that becomes an attribute of its samples.
 _MOST_TEXT = 200
-#: Groups in groups that are looked into: hard links may go in circles.
-_DEEPEST = 6
 LABEL_TYPES = ("int", "float", "str")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Opened]:
     """An HDF5 file, read-only.
 
     Raises:
         SetupError: h5py isn't here. InputError: the file is no HDF5, or damaged.
     """
     try:
-        import h5py
+        from featstore.hdf5.files import Opened
     except ImportError as error:
         raise SetupError(f"{path.name} needs h5py, which isn't here.", hint="pip install 'featstore[hdf5]'") from error
     try:
-        with h5py.File(path, "r") as file:
+        with open(path, "rb") as stored, closing(Opened(stored)) as file:
             yield file
     except FeatstoreError:
         raise
@@ -65,31 +64,39 @@ def open_h5(path: Path, key: str | None = None) -> Contents:
         InputError: it is no such file, leads elsewhere by links, or has no vectors.
     """
     with opened(path) as file:
-        sets = _datasets(file, path)
-        name = next((n for n in _FEATURES if n in sets), None)
+        sets = file.own_rows()
+        parts = {n: d for n, d in sets.items() if n != COORDS and _is_partition(n, d)}
+        name = the_features(path, parts, [n for n in sets if _describes(sets, n)], sets)
         if name is not None:
-            vectors = vectors_of(path, name, sets[name], patches=_coords(sets, sets[name]) is not None)
+            vectors = vectors_of(path, name, sets[name], patches=_coords(sets) is not None)
             names = [f"{path.name}#row={row}" for row in range(vectors.count)]
             table = _table(sets, path, vectors.count, {name, COORDS})
-            return typed(Contents(vectors, [path], names, Columns.of(table, key) if table else None), file.attrs)
-        parts = {
-            n: vectors_of(path, n, d) for n, d in sets.items() if n != COORDS and is_partition(n, d.ndim, d.dtype.kind)
-        }
+            return typed(Contents(vectors, [path], names, Columns.of(table, key) if table else None), file.file.attrs)
         if not parts:
             known = ", ".join(f"{n} {d.dtype} {d.shape}" for n, d in list(sets.items())[:8])
             raise InputError(
                 f"{path} has no vectors.",
                 hint=f"they are in features or feats, or one data set a partition; it has: {known or 'nothing'}",
             )
-        tables = {n: _partition_table(sets, path, n, part.count, key) for n, part in parts.items()}
-        contents = open_partitions([path], path, parts, tables, key)
-        return typed(contents, file.attrs)
+        vectors_in = {n: vectors_of(path, n, d) for n, d in parts.items()}
+        tables = {n: _partition_table(sets, path, n, part.count, key) for n, part in vectors_in.items()}
+        return typed(open_partitions([path], path, vectors_in, tables, key), file.file.attrs)
 
 
-def _partition_table(sets: Mapping[str, Any], path: Path, name: str, rows: int, key: str | None) -> dict[str, pa.Array]:
+def _is_partition(name: str, rows: Rows) -> bool:
+    return rows.dtype is not None and is_partition(name, len(rows.shape), rows.dtype.kind)
+
+
+def _describes(sets: Mapping[str, Rows], name: str) -> bool:
+    return name.endswith(META) and "columns" in sets[name].data.attrs
+
+
+def _partition_table(
+    sets: Mapping[str, Rows], path: Path, name: str, rows: int, key: str | None
+) -> dict[str, pa.Array]:
     found = {}
-    if (meta := sets.get(name + META)) is not None and "columns" in meta.attrs:
-        found = _text_table(meta, path, rows)
+    if name + META in sets and _describes(sets, name + META):
+        found = _text_table(sets[name + META], path, rows)
     for column in {"sample_key", key or "sample_key"}:
         if (keys := sets.get(f"{name}_{column}")) is not None:
             found[column] = _column(keys, path, rows, f"{name}_{column}")
@@ -114,19 +121,19 @@ def open_patches(path: Path) -> tuple[Streamed, list[str], dict[str, str]] | Non
         InputError: as :func:`open_h5`, and for coordinates that are no numbers or stand twice.
     """
     with opened(path) as file:
-        sets = _datasets(file, path)
-        name = next((n for n in _FEATURES if n in sets), None)
-        if name is None or (coords := _coords(sets, sets[name])) is None:
+        sets = file.own_rows()
+        name = next((n for n in FEATURES if n in sets), None)
+        if name is None or (coords := _coords(sets)) is None:
             return None
+        the_features(path, {n: d for n, d in sets.items() if n != COORDS and _is_partition(n, d)}, (), sets)
         vectors = vectors_of(path, name, sets[name], patches=True)
-        check_claim(f"{path.name}#/{COORDS}", coords.size * coords.dtype.itemsize, path.stat().st_size)
-        points = np.asarray(coords[...]).reshape(-1, 2)
+        points = np.asarray(coords.all()).reshape(-1, 2)
         if len(points) != vectors.count or points.dtype.kind not in "iuf" or not np.isfinite(points).all():
             raise InputError(
                 f"{path} has coordinates {points.dtype} {coords.shape} for {vectors.count} rows: one (x, y) a row."
             )
         facts: dict[str, str] = {}
-        for holder in (file, sets[name], coords):
+        for holder in (file.file, sets[name].data, coords.data):
             facts |= _scalars(holder.attrs)
     places = [f"x={_number(x)}&y={_number(y)}" for x, y in points.tolist()]
     if len(set(places)) < len(places):
@@ -142,23 +149,23 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def _coords(sets: Mapping[str, Any], features: Any) -> Any | None:
+def _coords(sets: Mapping[str, Rows]) -> Rows | None:
     """Coordinates (n, 2) or (1, n, 2), where there are any."""
     found = sets.get(COORDS)
     if found is None:
         return None
-    if found.ndim not in (2, 3) or found.shape[-1] != 2 or (found.ndim == 3 and found.shape[0] != 1):
-        raise InputError(f"coords of {found.file.filename} has the shape {found.shape}, where it has (n, 2).")
+    if len(found.shape) not in (2, 3) or found.shape[-1] != 2 or (len(found.shape) == 3 and found.shape[0] != 1):
+        raise InputError(f"The data set coords has the shape {found.shape}, where it has (n, 2).")
     return found
 
 
-def vectors_of(path: Path, name: str, dataset: Any, *, patches: bool = False) -> Streamed:
+def vectors_of(path: Path, name: str, rows: Rows, *, patches: bool = False) -> Streamed:
     """A data set as vectors. Patches may come as (1, n, dim), a batch of one slide."""
-    shape = dataset.shape
+    dataset, shape = rows.data, rows.shape
     batch_of_one = patches and len(shape) == 3 and shape[0] == 1
     count, item = (shape[1], shape[2:]) if batch_of_one else (shape[0] if shape else 0, shape[1:])
     what = f"{path.name}#/{name}"
-    if not dataset.size or dataset.id.get_storage_size() == 0:
+    if rows.dtype is None or not dataset.size or dataset.id.get_storage_size() == 0:
         raise InputError(f"{what} has no values.")
     check_claim(what, dataset.size * dataset.dtype.itemsize, path.stat().st_size)
     if dataset.chunks and prod(dataset.chunks) * dataset.dtype.itemsize > 16 * BLOCK_BYTES:
@@ -170,49 +177,15 @@ def vectors_of(path: Path, name: str, dataset: Any, *, patches: bool = False) ->
 
 def _blocks(path: Path, name: str, batch_of_one: bool, count: int) -> Iterator[npt.NDArray[Any]]:
     with opened(path) as file:
-        dataset = file[name]
+        checked = file.rows(f"/{name}")
+        checked.check_streamed()
+        dataset = checked.data
         rows = max(1, BLOCK_BYTES // (prod(dataset.shape[1 + batch_of_one :]) * dataset.dtype.itemsize))
         for start in range(0, count, rows):
             yield dataset[0, start : start + rows] if batch_of_one else dataset[start : start + rows]
 
 
-def _datasets(file: Any, path: Path) -> dict[str, Any]:
-    """The data sets of a file, by their names from its root on."""
-    import h5py
-
-    check_links(file, path)
-    found: dict[str, Any] = {}
-
-    def look(group: Any, prefix: str, depth: int) -> None:
-        for name, item in group.items():
-            if isinstance(item, h5py.Dataset):
-                found[prefix + name] = item
-            elif isinstance(item, h5py.Group) and depth < _DEEPEST:
-                look(item, f"{prefix}{name}/", depth + 1)
-
-    look(file, "", 1)
-    return found
-
-
-def check_links(group: Any, path: Path, depth: int = 1) -> None:
-    """Refuse what leads to other files, anywhere in a file: one from elsewhere must not choose what is read here.
-
-    Raises:
-        InputError: a link, or a data set that keeps its values in other files.
-    """
-    import h5py
-
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise InputError(f"{path}#/{name} is a link, and may lead to another file.", hint="copy what it leads to")
-        item = group[name]
-        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-            raise InputError(f"{path}#{item.name} keeps its values in other files.", hint="copy them into this one")
-        if isinstance(item, h5py.Group) and depth < _DEEPEST:
-            check_links(item, path, depth + 1)
-
-
-def _table(sets: Mapping[str, Any], path: Path, rows: int, without: set[str]) -> pa.Table | None:
+def _table(sets: Mapping[str, Rows], path: Path, rows: int, without: set[str]) -> pa.Table | None:
     """The columns that a file has beside its features: data sets of one value a row."""
     import pyarrow as pa
 
@@ -224,40 +197,40 @@ def _table(sets: Mapping[str, Any], path: Path, rows: int, without: set[str]) ->
     return pa.table(found) if found else None
 
 
-def _column(dataset: Any, path: Path, rows: int, name: str) -> pa.Array:
+def _column(dataset: Rows, path: Path, rows: int, name: str) -> pa.Array:
     import h5py
     import pyarrow as pa
 
     if dataset.shape != (rows,):
         raise InputError(f"{path}#/{name} has the shape {dataset.shape}, where there are {rows} rows.")
-    check_claim(f"{path.name}#/{name}", rows * dataset.dtype.itemsize, path.stat().st_size)
-    if h5py.check_string_dtype(dataset.dtype) is not None:
+    if dataset.dtype is not None and h5py.check_string_dtype(dataset.dtype) is not None:
         return pa.array(_texts(dataset, path), pa.string())
-    if dataset.dtype.kind not in "biuf":
+    if dataset.dtype is None or dataset.dtype.kind not in "biuf":
         raise InputError(f"{path}#/{name} holds {dataset.dtype}, which is neither text nor numbers.")
-    return pa.array(dataset[...])
+    return pa.array(dataset.all())
 
 
-def _texts(dataset: Any, path: Path) -> list[str | None]:
+def _texts(dataset: Rows, path: Path) -> list[str | None]:
+    dataset.check_all()
     try:
-        return [text or None for text in dataset.asstr()[...].tolist()]
+        return [text or None for text in dataset.data.asstr()[...].tolist()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}#{dataset.name} isn't UTF-8.") from error
 
 
-def _text_table(dataset: Any, path: Path, rows: int) -> dict[str, pa.Array]:
+def _text_table(dataset: Rows, path: Path, rows: int) -> dict[str, pa.Array]:
     """A data set of text (rows, columns), with the columns' names in its attribute."""
     import h5py
     import pyarrow as pa
 
-    names = [n.decode() if isinstance(n, bytes) else str(n) for n in np.ravel(dataset.attrs["columns"]).tolist()]
-    if dataset.shape != (rows, len(names)) or h5py.check_string_dtype(dataset.dtype) is None:
+    names = [n.decode() if isinstance(n, bytes) else str(n) for n in np.ravel(dataset.data.attrs["columns"]).tolist()]
+    if dataset.shape != (rows, len(names)) or dataset.dtype is None or h5py.check_string_dtype(dataset.dtype) is None:
         raise InputError(
             f"{path}#{dataset.name} is {dataset.dtype} {dataset.shape}, where it should be text {(rows, len(names))}."
         )
-    check_claim(posixpath.basename(dataset.name), dataset.size * dataset.dtype.itemsize, path.stat().st_size)
+    dataset.check_all()
     try:
-        values = dataset.asstr()[...]
+        values = dataset.data.asstr()[...]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}#{dataset.name} isn't UTF-8.") from error
     return {
@@ -286,4 +259,5 @@ def is_patches(path: Path) -> bool:
         InputError, SetupError: as :func:`opened`.
     """
     with opened(path) as file:
-        return COORDS in file and any(name in file for name in _FEATURES)
+        names = file.data_sets()
+        return f"/{COORDS}" in names and any(f"/{name}" in names for name in FEATURES)

@@ -10,6 +10,7 @@ from featstore.errors import ConflictError, UsageError
 from featstore.imports.columns import Columns, find_key
 from featstore.imports.request import KEYS, PLACES, ImportRequest
 from featstore.imports.vectors import Contents
+from featstore.ingest.layout import FIELDS
 
 #: Keys that a message names.
 SHOWN = 5
@@ -23,6 +24,7 @@ class Matched:
         sample_keys: one a row, each once.
         columns: what the source and the index say; no column that only finds rows.
         key: the column that named the rows; None where they are called by their place.
+        texts: what the rows are called there, one a row.
         in_order: they were matched by their order.
     """
 
@@ -30,6 +32,7 @@ class Matched:
     columns: Columns
     key: str | None
     in_order: bool
+    texts: list[str]
 
 
 def match(contents: Contents, index: Columns | None, request: ImportRequest) -> Matched:
@@ -65,11 +68,12 @@ def match(contents: Contents, index: Columns | None, request: ImportRequest) -> 
     sample_keys = [prefix + (text.lstrip("/") if prefix else text) for text in texts]
     if twice := duplicates(sample_keys):
         raise ConflictError(
-            f"{counted(len(twice), 'key')} of {request.source.name} stand more than once: {shown(twice)}.",
+            f"In {request.source.name}, {counted(len(twice), 'key', 'stand')} more than once: {shown(twice)}.",
             hint="leave each sample once, or name another column with --key",
         )
-    said = columns.without(*([] if key is None else [key]))
-    return Matched(sample_keys, said.renamed() if key == "sample_key" else said, key, in_order)
+    # A key of patients, or of visits, says whose the rows are, too.
+    said = columns.without(*([] if key is None or key in FIELDS else [key]))
+    return Matched(sample_keys, said.renamed() if key == "sample_key" else said, key, in_order, texts)
 
 
 def _own_key(contents: Contents, own: Columns, request: ImportRequest) -> str | None:
@@ -108,7 +112,7 @@ def _by_key(own: Columns, index: Columns, key: str, request: ImportRequest) -> t
     keys, theirs = _keys(own, key), _keys(index, key)
     for texts, what in ((keys, request.source.name), (theirs, "the index")):
         if twice := duplicates(texts):
-            raise ConflictError(f"{counted(len(twice), key)} of {what} stand more than once: {shown(twice)}.")
+            raise ConflictError(f"In {what}, {counted(len(twice), key, 'stand')} more than once: {shown(twice)}.")
     place = {text: row for row, text in enumerate(theirs)}
     source = set(keys)
     _refuse_odd([text for text in theirs if text not in source], [text for text in keys if text not in place], request)
@@ -118,9 +122,9 @@ def _by_key(own: Columns, index: Columns, key: str, request: ImportRequest) -> t
 def _refuse_odd(missing: Sequence[str], extra: Sequence[str], request: ImportRequest) -> None:
     facts = []
     if missing:
-        facts.append(f"{counted(len(missing), 'row')} of the index are not in it: {shown(missing)}")
+        facts.append(f"of the index {counted(len(missing), 'row', 'are')} not in it: {shown(missing)}")
     if extra:
-        facts.append(f"{counted(len(extra), 'row')} of it are not in the index: {shown(extra)}")
+        facts.append(f"of it {counted(len(extra), 'row', 'are')} not in the index: {shown(extra)}")
     if facts:
         raise ConflictError(
             f"{request.source.name} and the index have other rows; {'; '.join(facts)}.",
@@ -175,7 +179,7 @@ def _unmatched(contents: Contents, index: Columns, request: ImportRequest) -> Us
 def _order(places: list[int], contents: Contents, index: Columns, request: ImportRequest) -> list[int]:
     """The index's row of each of the source's rows."""
     if twice := duplicates([str(place) for place in places]):
-        raise ConflictError(f"{counted(len(twice), 'row')} of the source stand in the index twice: {shown(twice)}.")
+        raise ConflictError(f"Of the source, {counted(len(twice), 'row', 'stand')} in the index twice: {shown(twice)}.")
     count = contents.vectors.count
     by_place = {place: row for row, place in enumerate(places)}
     rows = index.values.get("row", [])
@@ -197,7 +201,7 @@ def _keys(columns: Columns, key: str) -> list[str]:
     ]  # fmt: skip
     if odd:
         raise ConflictError(
-            f"{counted(len(odd), 'row')} have no {key}, or one with spaces around it (row {odd[0] + 1}).",
+            f"{counted(len(odd), 'row', 'have')} no {key}, or one with spaces around it (row {odd[0] + 1}).",
             hint=f"give each row its {key}",
         )
     return [text or "" for text in columns.values[key]]
@@ -220,6 +224,8 @@ def shown(keys: Sequence[str]) -> str:
     return ", ".join(map(repr, keys[:SHOWN])) + more
 
 
-def counted(count: int, noun: str) -> str:
-    """A count with its noun: ``1 key``, ``3 keys``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """A count with its noun, and what they do: ``1 key is``, ``3 keys are``."""
+    if count == 1 and verb:
+        verb = {"are": "is", "have": "has"}.get(verb, f"{verb}s")
+    return f"{count:,} {noun}{'' if count == 1 else 's'}{verb and ' '}{verb}"

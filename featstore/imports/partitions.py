@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,35 @@ if TYPE_CHECKING:
 
 #: What the names of a partition's own columns end with: a table of text, and one column.
 META, KEY = "_metadata", "_sample_key"
+#: What the one data set of all vectors is called.
+FEATURES = ("features", "feats")
 
 
 def is_partition(name: str, ndim: int, kind: str) -> bool:
     """Whether a data set is a partition's vectors, and not what is said of them."""
     return ndim in (2, 3) and kind == "f" and not name.endswith((META, KEY))
+
+
+def the_features(path: Path, parts: Collection[str], tables: Collection[str], names: Collection[str]) -> str | None:
+    """The data set that holds all vectors by its name, or None where each is a partition.
+
+    Args:
+        parts: all that could be vectors.
+        tables: ``<partition>_metadata`` that tell their columns: with one for it, a data set is a partition.
+        names: of all data sets.
+
+    Raises:
+        InputError: others beside it look like vectors too.
+    """
+    name = next((n for n in FEATURES if n in names), None)
+    if name is None or name + META in tables:
+        return None
+    if others := sorted(set(parts) - {name}):
+        raise InputError(
+            f"{path} has vectors in {name}, and in {', '.join(others)} too.",
+            hint="one file a partition, or all of them named otherwise: each data set is then a partition of its own",
+        )
+    return name
 
 
 def open_partitions(

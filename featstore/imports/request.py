@@ -8,14 +8,13 @@ from typing import Any
 
 from featstore.errors import UsageError, did_you_mean
 from featstore.ingest.layout import LabelType
+from featstore.keys import PLACES as PLACES  # of an export: no attributes
 from featstore.keys import check_name
 from featstore.spec import Json
 
 DTYPES = ("float16", "float32")
 #: Columns that may name the rows; the first of them that is there is taken.
 KEYS = ("sample_key", "key", "id", "image_path", "path", "file")
-#: Columns that say which vector a row of an index is about, and nothing of the sample.
-PLACES = ("row", "partition", "feature_path", "num_slices")
 UNKNOWN = "unknown"
 
 
@@ -106,6 +105,8 @@ class ImportResult:
         shape, dtype: of one stored vector.
         source_dtype: as it came; ``text`` for a CSV.
         other_versions: versions of the same name that were made otherwise.
+        coordinates: what names the rows, where no column does: patches of slides.
+        ignored: columns that say something of samples that are there which the store doesn't know: they were left out.
         unmatched: files with vectors that the layout doesn't match.
         lookalikes, known_elsewhere, known_such_as: as of an ingest.
     """
@@ -125,6 +126,8 @@ class ImportResult:
     dtype: str = "float32"
     source_dtype: str = "float32"
     other_versions: list[int] = field(default_factory=list)
+    coordinates: bool = False
+    ignored: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
     lookalikes: list[tuple[str, str]] = field(default_factory=list)
     known_elsewhere: int = 0

@@ -20,7 +20,7 @@ from featstore.errors import ConflictError, FeatstoreError, SetupError
 from featstore.files import inside
 from featstore.imports import writing
 from featstore.imports.columns import Columns, read_table
-from featstore.imports.hashing import hashes, stats_of
+from featstore.imports.hashing import check_unchanged, hashes, stats_below
 from featstore.imports.matching import Matched, match
 from featstore.imports.opening import open_source
 from featstore.imports.request import ImportRequest, ImportResult
@@ -51,10 +51,11 @@ def import_features(store: Path, file: Catalog, plugins: Plugins, request: Impor
         UsageError, ConflictError: what is wrong and in which rows; the store is as it was.
         SetupError: the disk is full, or a library isn't here.
     """
+    stats = stats_below([request.source, *([request.index] if request.index else [])])
     index = None if request.index is None else Columns.of(read_table(request.index), request.key)
     contents, index = open_source(request, index)
     matched = match(contents, index, request)
-    return _Import(store, file, plugins, request, contents, matched).run()
+    return _Import(store, file, plugins, request, contents, matched, stats).run()
 
 
 @dataclass(slots=True)
@@ -74,6 +75,7 @@ class _Import:
     request: ImportRequest
     contents: Contents
     matched: Matched
+    stats: Mapping[Path, tuple[int, int]]
     started: Any = field(default_factory=utc_now)
 
     @property
@@ -87,13 +89,13 @@ class _Import:
         return self.request.dtype or own
 
     def run(self) -> ImportResult:
-        stats = stats_of(self._files())
         with self.file.read() as connection:
             target = self._target(connection)
             planned = plan_samples(connection, self.matched, self.contents, self.request)
             held, segments, failing = self._held(connection, target, planned)
             self._compare(connection, planned)
         result = self._result(target)
+        result.ignored = planned.ignored
         with ExitStack() as stack, _explained(self.request.source):
             run = RunFolder.create(self.store, "import")
             stack.enter_context(run.locked())
@@ -105,9 +107,9 @@ class _Import:
                 done, still = self._known(vectors, planned, held, segments, failing)
                 result.unchanged, result.failed_before = len(done), len(still)
                 rows = self._write(vectors, staging, planned, done | still)
+                check_unchanged(self._files(), self.stats, self.request.source)
                 digests = hashes(self._files(), self.request.source)
-                if stats_of(self._files()) != stats:
-                    raise ConflictError(f"{self.request.source} was changed while it was read.", hint=_AGAIN)
+                check_unchanged(self._files(), self.stats, self.request.source)
                 with self.file.write() as connection:
                     self._commit(connection, staging, target, planned, rows, digests, result)
                     # From here on only the catalog knows whether it happened; the next command asks it.
@@ -165,7 +167,7 @@ class _Import:
             self.request.name, target.found.version if target.found else 0, key=matched.key, in_order=matched.in_order,
             shape=self.shape, dtype=self.dtype,
             source_dtype="text" if contents.text_values else contents.vectors.dtype.newbyteorder("=").name,
-            other_versions=target.others, unmatched=contents.unmatched,
+            other_versions=target.others, unmatched=contents.unmatched, coordinates=contents.coordinates,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------ vectors

@@ -43,8 +43,10 @@ def open_tree(root: Path, request: ImportRequest, index: Columns | None, only: s
         said.append({**facts, **told})
     vectors = Joined(parts, paths)
     columns = _spread(Columns(len(paths), _columns(said), label_type), parts)
+    listed: list[Path] = []
     if index is None and only is None and (own := root / "index.csv").is_file() and is_ours(column_names(own)):
         index = Columns.of(read_table(own))
+        listed = [own]
     if index is not None:
         name = _file_column(index, request)
         rows_of = _find_files(index.values[name], paths, root, name)
@@ -52,8 +54,9 @@ def open_tree(root: Path, request: ImportRequest, index: Columns | None, only: s
         indexed = of(index, rows_of, parts, paths)
         columns = columns.joined(indexed.without(name, *PLACES), names)
     stems = [PurePosixPath(path).stem for path, part in zip(paths, parts, strict=True) for _ in range(part.count)]
-    files = [root / path for path in paths]
-    return Contents(vectors, files, names, columns, named=True, stems=stems, unmatched=unmatched)
+    files = [root / path for path in paths] + listed
+    by_place = all("#x=" in name for name in names)
+    return Contents(vectors, files, names, columns, named=True, coordinates=by_place, stems=stems, unmatched=unmatched)
 
 
 def open_clip(root: Path) -> Contents:
@@ -70,7 +73,7 @@ def open_clip(root: Path) -> Contents:
     if alone := sorted(arrays.keys() ^ tables.keys()):
         lonely = arrays.get(alone[0]) or tables[alone[0]]
         raise ConflictError(
-            f"{counted(len(alone), 'part')} of {root.name} have an array or metadata only, such as {lonely.name}.",
+            f"Of {root.name}, {counted(len(alone), 'part', 'have')} an array or metadata only, such as {lonely.name}.",
             hint="part N of img_emb belongs to part N of metadata: copy both",
         )
     if not arrays:
@@ -122,7 +125,7 @@ def _files(
     paths = [item.path for item in found.found]
     if odd := [path for path in paths if not path.lower().endswith(_SUFFIXES)]:
         raise UsageError(
-            f"{counted(len(odd), 'file')} of the layout hold no vectors that can be read: {shown(odd)}.",
+            f"By the layout, {counted(len(odd), 'file', 'hold')} no vectors that can be read: {shown(odd)}.",
             hint=f"end the layout with {' or '.join(_SUFFIXES)}",
         )
     unmatched = [path for path in found.unmatched if path.lower().endswith(_SUFFIXES)]
@@ -190,7 +193,7 @@ def _find_files(texts: Sequence[str | None], paths: Sequence[str], root: Path, n
             found.append(place)
     if missing:
         raise ConflictError(
-            f"{counted(len(missing), name)} of the index name no file below {root}, or more than one: "
+            f"In the index, {counted(len(missing), name, 'name')} no file below {root}, or more than one: "
             f"{shown(missing)}.",
             hint="write the paths from that folder on, as they are there",
         )

@@ -222,6 +222,7 @@ class Contents:
         named: these names are told by the source itself (a file of a tree, coordinates), not by a row's place alone.
         partitions: data set → its first row, where the source has several.
         files: all that was read, for provenance.
+        coordinates: these names are coordinates.
         alone: the data know no patients: each sample stands for itself where nothing says otherwise.
         stems: the name of each row's file, for --patient-id '{file}'.
         text_values: the vectors were text.
@@ -234,6 +235,7 @@ class Contents:
     key: str | None = None
     named: bool = False
     partitions: dict[str, int] = field(default_factory=dict)
+    coordinates: bool = False
     alone: bool = False
     stems: Sequence[str] = ()
     text_values: bool = False

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from featstore import kept_open
 from featstore.errors import (
+    ConflictError,
     FeatstoreError,
     InputError,
     NotFoundError,
@@ -18,7 +19,7 @@ from featstore.errors import (
     did_you_mean,
     one_line,
 )
-from featstore.ingest.layout import Layout
+from featstore.ingest.layout import FIELDS, Layout
 from featstore.ingest.scan import Found, Mask, Scan, scan
 from featstore.keys import split_fragment
 from featstore.locations import check_url, is_url, join, stat
@@ -128,9 +129,8 @@ def _by_reader(root: str, reader: ReaderSpec, plugins: Plugins, settings: Mappin
     others = {item.path for item in found.found} - {item.path for item in mine}
     result = expand_all(replace(found, found=mine), root, plugins, settings)
     unread = [item for item in result.found if item.error]
-    result.found = [item for item in result.found if not item.error]
-    result.unmatched = sorted(others | {item.path for item in unread})
-    if not result.found:
+    result.unmatched = sorted(others)
+    if len(unread) == len(result.found):
         why = f" {unread[0].path!r}: {unread[0].error}" if unread else " No file has an ending of its."
         raise UsageError(f"The reader {reader.name!r} finds no sample below {root}.{why}")
     return result
@@ -173,6 +173,10 @@ def _parts(item: Found, reader: ReaderSpec, source: Source, settings: Mapping[st
         parts = list(reader.expand(source, settings))
         if not parts:
             raise InputError("There is no sample in it.")
+        for part in parts:
+            for name in FIELDS:
+                if not part.fields.get(name, "").isprintable():
+                    raise InputError(f"Its {name} holds characters that can't be printed.")
     except FileNotFoundError:
         return [replace(item, size=-1, mtime_ns=-1)]  # gone since it was listed
     except ImportError as error:
@@ -180,6 +184,8 @@ def _parts(item: Found, reader: ReaderSpec, source: Source, settings: Mapping[st
     except Exception as error:
         if source.fault is not None:
             raise source.fault from error
+        if isinstance(error, (UsageError, ConflictError)):
+            raise type(error)(f"{item.path}: {error.message}", hint=error.hint) from error
         if isinstance(error, MemoryError) or (isinstance(error, FeatstoreError) and not isinstance(error, InputError)):
             raise
         return [replace(item, error=one_line(str(error)) or type(error).__name__)]

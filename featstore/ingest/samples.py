@@ -16,7 +16,9 @@ from featstore.catalog import identity
 from featstore.catalog import samples as catalog
 from featstore.catalog.connection import Catalog, registered
 from featstore.errors import ConflictError, InputError, UsageError
+from featstore.ingest.columns import infer
 from featstore.ingest.layout import FIELDS, LabelType, fill
+from featstore.ingest.manifest import label_type_of
 from featstore.ingest.scan import Found, Scan
 from featstore.keys import check_name, split_fragment
 from featstore.locations import is_url, join
@@ -49,6 +51,8 @@ class IngestResult:
         alone: samples that nothing says a patient of: each is an entity of its own.
         unreadable: files whose samples can't be listed, with the reason. Those of which it is known what they are, by
             layout or manifest, were taken whole, to fail when they are extracted; the others were left out.
+        left_out: of the unreadable.
+        replaced: samples that were whole files without vectors, and whose parts are samples now.
     """
 
     dataset: str
@@ -67,6 +71,8 @@ class IngestResult:
     unclaimed: list[str] = field(default_factory=list)
     alone: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
+    replaced: int = 0
 
 
 def add_samples(
@@ -98,7 +104,9 @@ def add_samples(
     started = utc_now()
     check_name(dataset, "data set", hint="name it with --dataset NAME")
     root = os.fspath(root) if is_url(os.fspath(root)) else str(Path(root).resolve())
-    scan.label_type = scan.label_type or label_type
+    if label_type and scan.label_type not in (None, label_type):
+        raise UsageError(f"--label-type {label_type} is not what the layout says, {{label:{scan.label_type}}}.")
+    scan.label_type = scan.label_type or label_type or _told_type(scan)
     rows = sample_rows(scan, root, dataset, patient_id, modality)
     unreadable = {item.path: item.error for item in scan.found if item.error}
     if not rows.num_rows:
@@ -121,7 +129,7 @@ def add_samples(
             dataset, None, counts.added, counts.changed, counts.unchanged, counts.patients_added, counts.missing,
             scan.unmatched, modalities, masked=sum(item.mask is not None for item in scan.found),
             unclaimed=scan.unclaimed, alone=sum(_is_alone(item, patient_id) for item in scan.found),
-            unreadable=unreadable,
+            unreadable=unreadable, left_out=len(scan.found) - rows.num_rows, replaced=counts.replaced,
         )  # fmt: skip
         with registered(connection, incoming=rows):
             patients = "SELECT patient_id FROM incoming"
@@ -137,6 +145,14 @@ def add_samples(
         catalog.apply(connection, rows, run.run_id, facts, counts)
         result.run_id = run.run_id
     return result
+
+
+def _told_type(scan: Scan) -> LabelType | None:
+    """How labels come back that the files themselves give: told from their text, as a manifest's are."""
+    import pyarrow as pa
+
+    labels = [label for item in scan.found if (label := item.said.get("label")) is not None]
+    return label_type_of(infer(pa.chunked_array([labels], pa.string()))) if labels else None
 
 
 def _is_alone(item: Found, template: str | None) -> bool:
@@ -207,7 +223,8 @@ def _check_fields(fields: Mapping[str, str], item: Found) -> None:
         raise UsageError(
             f"Nothing says which patient {item.path!r} is of.",
             hint="put {patient_id} into the layout, or give --patient-id TEMPLATE "
-            "('{sample_key}' where each sample stands for itself)",
+            "('{sample_key}' where each sample stands for itself, '{patient_id|visit_id}' takes the visit where there "
+            "is no patient)",
         )
     if not fields.get("modality"):
         raise UsageError(

@@ -81,7 +81,8 @@ def export(
     Args:
         names: ``NAME`` or ``NAME@vK`` of a feature set or a training table, with ``features/`` or ``tables/`` in front
             where both have it; several feature sets where the format can hold them.
-        out: replaced where it is a file, once the new one is complete; a folder is never written over.
+        out: replaced where it is a file, once the new one is complete, with the index that an export made beside it;
+            a folder is never written over.
         format: an exporter's name; where it isn't given, the ending of ``out`` says it.
         layout: which rows go together, for formats that group: ``{split}/{modality}/{patient_id}.npy``.
         wide: one column a feature, where the format has columns.
@@ -89,7 +90,8 @@ def export(
     Raises:
         NotFoundError: no such name, format, split, modality or scheme, or no row is left.
         UsageError: what was asked for doesn't go together, or the format can't hold it.
-        ConflictError: a folder is there already. SetupError: a library is missing, or the disk is full.
+        ConflictError: a folder is there already, or a file where the index goes.
+        SetupError: a library is missing, or the disk is full.
     """
     if not names:
         raise UsageError("An export needs the name of a feature set or a training table.", hint="featstore ls features")
@@ -97,7 +99,7 @@ def export(
         raise UsageError(f"--out {out} is a URL, and exports are files.", hint="write a file, then upload that")
     out = Path(out)
     exporter = _exporter(plugins, out, format)
-    check_target(store, out, folder=exporter.folder)
+    check_target(store, out, exporter)
     if layout is not None and not exporter.grouped:
         able = sorted(item.name for item in plugins.registered("exporter") if item.spec.grouped)
         raise UsageError(

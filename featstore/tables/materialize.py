@@ -63,7 +63,7 @@ def materialize(
     if wide and out is None:
         raise UsageError("--wide says how a file is written, and there is no --out.", hint="--out table.parquet")
     if out:
-        check_target(store, out, folder=plugins.exporter(out).folder)
+        check_target(store, out, plugins.exporter(out))
     fuser = plugins.fuser(recipe.fuser).load()
     if learns(fuser):
         recipe.require_scheme(f"The fuser {recipe.fuser!r} learns")

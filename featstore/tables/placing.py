@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from featstore.errors import ConflictError, NotFoundError, SetupError, UsageError
 from featstore.files import fsync
+from featstore.spec import ExporterSpec
 
 #: What a store is made of: no export goes in there.
 _STORE = {"features", "runs", "tables", "models", "catalog.duckdb", "featstore.toml"}
+#: The file that is locked in a folder while an export writes there.
+_LOCK = "lock"
+#: Characters of an index that hold the names of its first columns.
+_HEADER = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,61 +33,58 @@ class Made:
     nbytes: int
 
 
-def check_target(store: Path, out: Path, *, folder: bool = False) -> None:
+def check_target(store: Path, out: Path, exporter: ExporterSpec) -> None:
     """Raise before any work where ``out`` can't be written.
 
-    Args:
-        folder: it is to be a folder, which is never written over.
-
     Raises:
-        NotFoundError: there is no folder to put it into. ConflictError: it is there, and ``folder``.
+        NotFoundError: there is no folder to put it into.
+        ConflictError: it is there and ``exporter`` makes a folder, or the index would replace a file of the user's.
         UsageError: it is a folder and should be a file, or one of the store's own.
     """
     target = out.resolve()
     if not target.parent.is_dir():
         raise NotFoundError(f"There is no folder {target.parent}.", hint="make it, or choose another --out")
-    if folder and os.path.lexists(out):
+    if exporter.folder and os.path.lexists(out):
         raise _in_the_way(target)
     if target.is_dir():
         raise UsageError(f"{target} is a folder, not a file to write.", hint="choose another --out")
     if target.is_relative_to(store) and target.relative_to(store).parts[0] in _STORE:
         raise UsageError(f"{target} is the store's own.", hint="choose another --out")
+    if exporter.index:
+        _require_free(out, out.with_name(f"{out.stem}.index.csv"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def placing(out: Path, write: Callable[[Path], None]) -> Iterator[Made]:
     """Let ``write(path)`` write on entry, and put what it made in place when the block ends without an error.
 
     It may make more than one file (``x.npy`` and ``x.index.csv``): they are made in a folder of their own, and ``out``
     itself is put in place last. Where there are several, the old ``out`` goes first: whatever stops this in between
-    leaves no array, rather than one beside an index of other rows.
+    leaves no array, rather than one beside an index of other rows. What killed exports to ``out`` left is removed.
 
     Raises:
         as ``write`` does; UsageError, ConflictError: something is in the way.
         SetupError: the folder can't be written to, or is full.
     """
-    aside = out.with_name(f".tmp-{secrets.token_hex(4)}-{out.name}")
-    try:
-        aside.mkdir()
-        write(aside / out.name)
-        made = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
-        for path in made:
-            if path.is_dir() and os.path.lexists(out.with_name(path.name)):
-                raise _in_the_way(out.with_name(path.name))
-            if out.with_name(path.name).is_dir():
-                raise UsageError(
-                    f"{out.with_name(path.name)} is a folder, not a file to write.", hint="choose another --out"
-                )
-        result = _settle(aside)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise SetupError(
-            f"{out} can't be written: {error.strerror or error}.", hint="choose another --out, or make room there"
-        ) from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            _remove_leftovers(out)
+            aside = stack.enter_context(_aside(out))
+            write(aside / out.name)
+            made = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
+            for path in made:
+                target = out.with_name(path.name)
+                if path.is_dir() and os.path.lexists(target):
+                    raise _in_the_way(target)
+                if path.name == out.name and target.is_dir():
+                    raise UsageError(f"{target} is a folder, not a file to write.", hint="choose another --out")
+                if path.name != out.name:
+                    _require_free(out, target)
+            result = _settle(aside)
+        except OSError as error:
+            raise SetupError(
+                f"{out} can't be written: {error.strerror or error}.", hint="choose another --out, or make room there"
+            ) from error
         yield result
         if len(made) > 1:
             out.unlink(missing_ok=True)
@@ -87,8 +92,62 @@ def placing(out: Path, write: Callable[[Path], None]) -> Iterator[Made]:
         for path in made:
             os.replace(path, out.with_name(path.name))
         fsync(out.absolute().parent)
+
+
+@contextlib.contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A new folder near ``out``, which is gone afterwards. While it is in use, a file beside it is locked."""
+    name = f"{secrets.token_hex(4)}-{out.name}"
+    folder, unlocked = out.with_name(f".tmp-{name}"), out.with_name(f".new-{name}")
+    unlocked.mkdir()
+    try:
+        descriptor = os.open(unlocked / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        unlocked.rmdir()
+        raise
+    try:
+        # Some file systems know no locks: then no leftover can be told from a folder in use, and none is removed.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(folder)  # from here on, other exports may take it for a leftover
+        (folder / "made").mkdir()
+        yield folder / "made"
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        os.close(descriptor)
+        for path in (folder, unlocked):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove the folders that exports to ``out`` left when they were killed: nobody holds their locks."""
+    ours = re.compile(rf"\.tmp-[0-9a-f]{{8}}-{re.escape(out.name)}")
+    for folder in out.absolute().parent.iterdir():
+        if not ours.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue
+        with contextlib.suppress(OSError):  # it is in use, or another user's
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _require_free(out: Path, index: Path) -> None:
+    """Raise where what lies beside ``out`` is not an index that an export made for it."""
+    if index.is_dir():
+        raise UsageError(f"{index} is a folder, not a file to write.", hint="choose another --out")
+    if not os.path.lexists(index):
+        return
+    ours = False
+    if out.exists():
+        with contextlib.suppress(OSError, UnicodeDecodeError, csv.Error), index.open(newline="", encoding="utf-8") as f:
+            ours = next(csv.reader([f.readline(_HEADER)]), [])[:2] in (["row", "sample_key"], ["row", "patient_id"])
+    if not ours:
+        raise ConflictError(
+            f"{index} is there already, and isn't the index of an export to {out.name}.",
+            hint="move it away, or choose another --out",
+        )
 
 
 def _settle(folder: Path) -> Made:

@@ -17,7 +17,7 @@ from featstore.catalog import exported, feature_sets, sandbox
 from featstore.catalog.connection import Catalog
 from featstore.catalog.feature_sets import FeatureSet
 from featstore.errors import NotFoundError, UsageError
-from featstore.keys import Ref, fill
+from featstore.keys import Ref, attribute_name, fill
 from featstore.tables.features import FeatureSetView
 from featstore.tables.writing import label_type
 
@@ -33,8 +33,6 @@ BATCH_ROWS = 16_384
 VECTOR = "features"
 #: What every exported feature set has, in this order. The samples' attributes follow.
 COLUMNS = ("sample_key", "patient_id", "visit_id", "modality", "split", "site", "label")
-#: Names that formats give to something of their own: an attribute that is called so gets the word `attribute_`.
-_TAKEN = {*COLUMNS, VECTOR, "labels", "row", "file"}
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
@@ -190,11 +188,8 @@ def _columns(rows: pa.Table, details: pa.Table) -> pa.Table:
     columns = {name: found.column(name) if name == "visit_id" else rows.column(name) for name in COLUMNS}
     for name in found.column_names[2:]:
         values = found.column(name)
-        if values.null_count == len(values):
-            continue  # an attribute of samples that stay
-        while name in _TAKEN or name in columns:
-            name = f"attribute_{name}"
-        columns[name] = values
+        if values.null_count < len(values):  # else an attribute of samples that stay
+            columns[name] = values
     return pa.table(columns).cast(pa.schema([(name, pa.string()) for name in columns]))
 
 
@@ -240,7 +235,7 @@ def _require_complete(template: str, columns: dict[str, list[str | None]], rows:
         if missing := values.count(None):
             hint = "--split takes those of one split" if name == "split" else f"--where '{name} is not null'"
             if name not in COLUMNS:
-                hint = f"--where \"attributes['{name.removeprefix('attribute_')}'] is not null\""
+                hint = f"--where \"attributes['{attribute_name(name)}'] is not null\""
             raise UsageError(
                 f"--layout {template!r} asks for {{{name}}}, which {missing:,} of the {rows:,} rows don't have.",
                 hint=f"{hint}; or leave it out of the layout",

@@ -37,8 +37,9 @@ def featstore_exporters() -> Iterable[ExporterSpec]:
         "csv", ".csv", _writer("csv"), description="one column a feature, in the shortest text that reads back equal"
     )
     yield ExporterSpec(
-        "npy", ".npy", _writer("npy"), description="(rows, …) in the stored dtype, with <stem>.index.csv beside"
-    )
+        "npy", ".npy", _writer("npy"), index=True,
+        description="(rows, …) in the stored dtype, with <stem>.index.csv beside",
+    )  # fmt: skip
     yield ExporterSpec(
         "h5", ".h5", _writer("hdf5"), grouped=True,
         description="HDF5: features, labels, sample_key, …; with --layout a data set a group, and <group>_metadata",

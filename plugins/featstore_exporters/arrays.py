@@ -32,7 +32,8 @@ def array_names(schema: pa.Schema, **others: str) -> dict[str, str]:
     taken = Counter([*names.values(), *(f.name for f in schema if is_vector(f.type))])
     if twice := [f"{name!r}" for name, array in names.items() if taken[array] > 1]:
         raise UsageError(
-            f"The columns {', '.join(twice)} would be arrays of one name: no '/' can be in it, and h5 says labels.",
+            f"The columns {', '.join(twice)} would be arrays of one name: no '/' can be in it, and "
+            "label is called labels.",
             hint="write Parquet or CSV",
         )
     return names

@@ -16,7 +16,8 @@ CHUNK_NBYTES = 4 * 1024 * 1024
 
 
 def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, wide: bool) -> None:
-    """Write a group with an array a column: each vector column (rows, *shape) in its own dtype, text as ``string``.
+    """Write a group with an array a column: each vector column (rows, *shape) in its own dtype, text as ``string``,
+    ``label`` as ``labels``.
 
     "" and NaN stand for what is missing; a column without any value isn't there. Grouped, each group is one array under
     its name, and ``<group>_metadata`` holds the other columns as text (rows, columns), which its attribute ``columns``
@@ -32,7 +33,7 @@ def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, w
         write_groups(create, schema, batches, vector_column(schema))
         return
     vectors = {field.name: field.name for field in schema if is_vector(field.type)}
-    columns = array_names(schema)
+    columns = array_names(schema, label="labels")
     # Whole chunks at a time: part of one would be read and written again.
     write_columns(group, create, schema, in_blocks(schema, batches, rows), vectors=vectors, columns=columns)
 

@@ -13,8 +13,9 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from featstore import ConflictError, InputError
+from featstore.hdf5.limits import check_bytes
 from featstore_readers.npy import read_exactly
-from featstore_readers.rows import MAX_ROWS, check_bytes
+from featstore_readers.rows import MAX_ROWS
 
 #: What means "no value" in a CSV cell; the same as for clinical tables.
 _NULLS = ("", "NA", "N/A", "NaN", "nan", "NULL", "null")

@@ -76,10 +76,11 @@ def expand(source: Source, settings: Mapping[str, str]) -> list[Part]:
     ``series_description`` and ``instance``, each where the file has it. Nothing else of the header is taken.
 
     Raises:
-        InputError: no DICOM file, or one without pixels.
+        InputError: no DICOM file, or one without pixels. One whose pixels are damaged is listed whole, to fail when it
+            is read.
     """
     with source.open() as file:
-        opened = _attempt(lambda: load(file))
+        opened = _attempt(lambda: load(file, whole=False))
         fields = _attempt(lambda: _fields(opened.header))
     if opened.frames == 1:
         return [Part(None, fields)]

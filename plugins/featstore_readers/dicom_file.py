@@ -109,8 +109,11 @@ class Opened:
         return whole_number(self.header, keyword, otherwise)
 
 
-def load(file: BinaryIO) -> Opened:
+def load(file: BinaryIO, *, whole: bool = True) -> Opened:
     """Read the header, and check that its pixels are there.
+
+    Args:
+        whole: False takes a file whose pixels are damaged for one of a single frame: whose it is can still be told.
 
     Raises:
         InputError: no DICOM file, one without pixels, truncated, or one that claims more than is decoded. Other errors,
@@ -127,10 +130,15 @@ def load(file: BinaryIO) -> Opened:
         syntax = _syntax(meta, bounded)
         if syntax == uid.DeflatedExplicitVRLittleEndian:
             bounded = Bounded(BytesIO(_inflate(bounded)))
-        opened = _open(bounded, syntax)
+        opened, length = _open(bounded, syntax)
+        try:
+            _check_pixels(opened, length)
+        except InputError:
+            if whole:
+                raise
+            opened.frames = 1
         if bare and not opened.header.get("SOPClassUID"):
             raise InputError("The file isn't DICOM: it lacks the mark DICM, and doesn't say what it would be.")
-        _check_size(opened)
     return opened
 
 
@@ -167,7 +175,8 @@ def _inflate(file: Bounded) -> bytes:
     return data
 
 
-def _open(file: Bounded, syntax: uid.UID) -> Opened:
+def _open(file: Bounded, syntax: uid.UID) -> tuple[Opened, int]:
+    """The header, and how many bytes it says that the pixels have."""
     found: list[tuple[int, str | None, int, int]] = []
 
     def at_pixels(tag: int, vr: str | None, length: int) -> bool:
@@ -182,16 +191,19 @@ def _open(file: Bounded, syntax: uid.UID) -> Opened:
     tag, vr, length, start = found[-1]
     if vr is not None and vr not in _LONG_VR:
         raise InputError(f"The DICOM file's pixels are of the type {vr}, which holds none.")
-    opened = Opened(header, file, syntax, _PIXELS[tag], vr, start, 1)
+    return Opened(header, file, syntax, _PIXELS[tag], vr, start, 1), length
+
+
+def _check_pixels(opened: Opened, length: int) -> None:
+    """Count the frames, and check that all of them can be there."""
     opened.frames = opened.number("NumberOfFrames", 1) or 1
-    if length == _UNDEFINED and not syntax.is_encapsulated:
+    there = opened.file.size - opened.start
+    if length == _UNDEFINED and not opened.syntax.is_encapsulated:
         raise InputError("The DICOM file's pixels are of undefined length, which only compressed ones may be.")
-    if length != _UNDEFINED and start + length > file.size:
-        raise InputError(
-            f"The DICOM file is truncated: its pixels have {length:,} bytes, and {file.size - start:,} are there."
-        )
-    _check_count(opened, file.size - start if length == _UNDEFINED else length)
-    return opened
+    if length != _UNDEFINED and length > there:
+        raise InputError(f"The DICOM file is truncated: its pixels have {length:,} bytes, and {there:,} are there.")
+    _check_count(opened, there if length == _UNDEFINED else length)
+    _check_size(opened)
 
 
 def _check_size(opened: Opened) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from featstore import InputError, Part, Source, UsageError
 from featstore.errors import did_you_mean
+from featstore.hdf5.files import Opened
+from featstore.hdf5.rows import Rows
 from featstore_readers import text
-from featstore_readers.hdf5_file import Opened, Rows
 from featstore_readers.hdf5_metadata import fields_of
 from featstore_readers.rows import MAX_ROWS, as_image, decoding, split_row
 

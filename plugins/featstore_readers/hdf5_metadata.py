@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from featstore import ConflictError, InputError
-from featstore_readers.hdf5_file import Rows
+from featstore.hdf5.rows import Rows
 from featstore_readers.rows import MISSING
 
 #: An attribute of this many values isn't one of column names.

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from featstore import InputError
+from featstore.hdf5.limits import check_bytes, check_row
 from featstore_readers.quiet import quiet
-from featstore_readers.rows import check_bytes, check_row
 
 #: The longest header that is parsed, in bytes: shape and dtype of plain numbers take a tenth of it.
 MAX_HEADER = 4096

@@ -17,8 +17,9 @@ from urllib.parse import quote, unquote
 import numpy.typing as npt
 
 from featstore import InputError, Part, Source, UsageError
+from featstore.hdf5.limits import MAX_BYTES, check_bytes
 from featstore_readers.npy import Stored, read_header
-from featstore_readers.rows import MAX_BYTES, MAX_ROWS, as_image, check_bytes, decoding, split_row
+from featstore_readers.rows import MAX_ROWS, as_image, decoding, split_row
 
 _LOCAL = struct.Struct("<4s22xHH")
 #: Arrays of more bytes than this are read row by row, without their checksum, which is of the whole.

@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from featstore import FeatstoreError, InputError, Source
 
-#: The most that one input may take in memory, and the most that is decompressed at a time to get at it: 1 GiB.
-MAX_BYTES = 1 << 30
 #: More rows than any one file of inputs has; fewer than a damaged header claims.
 MAX_ROWS = 10_000_000
 #: What stands for a missing value in metadata, as pandas and people write it.
@@ -50,18 +48,6 @@ def split_row(fragment: str) -> tuple[str, int] | None:
     """
     match = _ROW.fullmatch(fragment)
     return (match["head"], int(match["row"])) if match else None
-
-
-def check_row(row: int, rows: int, what: str) -> None:
-    """Raise :class:`~featstore.errors.InputError` for a row that isn't there."""
-    if row >= rows:
-        raise InputError(f"{what} has {rows:,} rows, counted from 0, and row {row:,} was asked for.")
-
-
-def check_bytes(size: int, what: str) -> None:
-    """Refuse what a header claims before memory is taken for it."""
-    if size > MAX_BYTES:
-        raise InputError(f"{what} would take {size:,} bytes, and at most {MAX_BYTES:,} are read at a time.")
 
 
 def as_image(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -7,6 +7,7 @@ and ``_.-~``.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
@@ -17,6 +18,8 @@ from featstore.errors import did_you_mean
 from featstore_readers import text
 from featstore_readers.columns import Columns, load_csv, load_parquet
 from featstore_readers.rows import decoding
+
+log = logging.getLogger("featstore")
 
 #: Columns of a table that say whose a row is; all others are left where they are.
 _FIELDS = ("patient_id", "site", "visit_id", "label", "split", "acquired_at")
@@ -138,9 +141,13 @@ def expand(source: Source, settings: Mapping[str, str]) -> Iterable[Part]:
     for row, value in enumerate(texts):
         if value is not None and value.strip():
             fields = {name: told for name, values in of_row.items() if (told := values[row]) is not None}
+            if by not in _FIELDS:
+                fields[by] = keys[row]
             parts.append(Part(stem + _quoted(keys[row]), {"modality": column} | fields, alone=True))
     if not parts:
         raise InputError(f"The column {column!r} holds no text.")
+    if blank := len(texts) - len(parts):
+        log.warning("%d of the %d rows have no text in %r, and are no samples.", blank, len(texts), column)
     return parts
 
 

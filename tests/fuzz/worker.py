@@ -22,9 +22,9 @@ from . import cases
 from .arrays import npy
 from .laws import Laws
 
-#: What a case may take of the processor's time before it is a finding; by the clock it gets more, where others use the
-#: machine too. And how much address space it gets, beside what the process had.
-SECONDS, SPACE = 20, 3 << 30
+#: What a case may take of the processor's time before it is a finding: it is read, listed, and its parts are read.
+#: By the clock it gets more, where others use the machine too. And its address space, beside what the process had.
+SECONDS, SPACE = 30, 3 << 30
 
 
 def _status(name: str) -> int:

@@ -158,12 +158,12 @@ class TestTables:
         for index, words in (
             (meta[:-1], "not in the index: 'p2/x 5.png'"),
             (pd.concat([meta, meta[:1].assign(key="z/new.png")]), "not in it: 'z/new.png'"),
-            (pd.concat([meta, meta[:1]]), "index stand more than once: '007/x 0.png'"),
+            (pd.concat([meta, meta[:1]]), "index, 1 key stands more than once: '007/x 0.png'"),
         ):
             with pytest.raises(ConflictError, match=words):
                 store.import_features(saved(keyed, "x.csv"), name="f", index=saved(index))
         twice = saved(pd.concat([keyed, keyed]), "x.csv")
-        with pytest.raises(ConflictError, match=r"6 keys of x.csv stand more than once: '007/x 0.png', .*and 1 more"):
+        with pytest.raises(ConflictError, match=r"In x.csv, 6 keys stand more than once: '007/x 0.png', .*and 1 more"):
             store.import_features(twice, name="f", index=saved(meta))
         saved(keyed, "x.csv")
         with pytest.raises(UsageError, match="names its rows by 'key'"):
@@ -211,7 +211,7 @@ class TestTables:
         for name, type_ in (("fixed", pa.list_(pa.float32(), 5)), ("list", pa.list_(pa.float32()))):
             table = pa.Table.from_pandas(meta, preserve_index=False).append_column("v", pa.array(lists, type_))
             pq.write_table(table, tmp_path / f"{name}.parquet")
-            result = store.import_features(tmp_path / f"{name}.parquet", name=name)
+            result = store.import_features(tmp_path / f"{name}.parquet", name=name, new_samples=True)
             assert (result.added, result.failed) == (5, 1)
 
     def test_lists_of_different_lengths(self, store: featstore.Store, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ class TestHdf5:
         (tmp_path / "raw").write_bytes(vectors.tobytes())
         with h5py.File(tmp_path / "external.h5", "w") as file:
             file.create_dataset("features", (6, 5), np.float32, external=[(str(tmp_path / "raw"), 0, 120)])
-        for name, words in (("link", "is a link"), ("virtual", "other files"), ("external", "other files")):
+        for name, words in (("link", "is a link"), ("virtual", "or files"), ("external", "or files")):
             with pytest.raises(InputError, match=words):
                 store.import_features(tmp_path / f"{name}.h5", name="f", in_order=True)
 

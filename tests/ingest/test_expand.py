@@ -124,9 +124,10 @@ def test_a_file_that_can_t_be_read_fails_when_it_is_extracted_and_its_parts_take
 
 def test_a_whole_sample_that_has_vectors_is_never_dropped_for_parts(store: Store, tmp_path: Path, rng: Any) -> None:
     """Only what failed gives way: two ways to see one file may live beside each other."""
-    np.save(tmp_path / "p.npy", rng.integers(0, 255, (3, 8, 8), np.uint8))
+    np.save(tmp_path / "p.npy", rng.random((1, 3)))
     (tmp_path / "m.csv").write_text("path,patient_id,modality\np.npy,1,A\n")
     store.ingest_manifest(tmp_path / "m.csv", dataset="d")
+    store.extract(name="n", backbone="parts:numbers")
     (tmp_path / "n.csv").write_text("path,patient_id,modality\np.npy#/0,1,A\n")
     result = store.ingest_manifest(tmp_path / "n.csv", dataset="d")
     assert (result.added, result.missing) == (1, 1)
@@ -151,7 +152,8 @@ def test_a_reader_as_layout_reads_whose_its_files_are(store: Store, tmp_path: Pa
     (tmp_path / "in" / "README.rows").write_text("nothing")
     (tmp_path / "in" / "x.png").write_bytes(b"")
     result = store.ingest(tmp_path / "in", layouts=["rows"])
-    assert (result.added, result.unmatched) == (3, ["README.rows", "x.png"])
+    assert (result.added, result.unmatched, result.left_out) == (3, ["x.png"], 1)
+    assert list(result.unreadable) == ["README.rows"]
     assert {row[1] for row in samples(store)} == {"007", "7"}
     assert [set(pair) for pair in result.lookalikes] == [{"007", "7"}]
     assert store.extract(name="n", backbone="parts:numbers").done == 3
@@ -228,3 +230,73 @@ def test_another_patient_for_a_row_is_refused(store: Store, tmp_path: Path) -> N
     write(file, "1 2 3;patient_id=2")
     with pytest.raises(ConflictError, match="another patient_id"):
         store.ingest(file, modality="X")
+
+
+# -------------------------------------------------------------------------------- files that change under parts
+def test_rows_that_are_gone_lose_their_vectors(store: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.rows", "1 2 3", "4 5 6", "7 8 9")
+    store.ingest(file, modality="X")
+    store.extract(name="n", backbone="parts:numbers")
+    write(file, "1 2 3", "4 5 6")
+    result = store.ingest(file, modality="X")
+    assert (result.changed, result.missing) == (3, 1)
+    result = store.extract(name="n", backbone="parts:numbers")
+    assert (result.done, result.failed) == (2, 1)
+    _, _, keys = store.features("n").arrays()
+    assert keys.tolist() == ["t/t.rows#/0", "t/t.rows#/1"]
+
+
+def test_a_file_whose_name_only_looks_like_a_part_is_another_file(store: Store, tmp_path: Path) -> None:
+    """``IM1#2.rows`` is no part of ``IM1``, whatever became of that."""
+    write(tmp_path / "in" / "1" / "IM1#2.rows", "1 2 3")
+    (tmp_path / "in" / "1" / "IM1.rows").write_text("nothing")
+    store.ingest(tmp_path / "in", layouts=["{patient_id}/IM1.rows"], modality="X")
+    store.extract(name="n", backbone="parts:numbers")
+    result = store.ingest(tmp_path / "in", layouts=["{patient_id}/*#2.rows"], modality="X")
+    assert (result.added, result.replaced) == (1, 0)
+    assert [row[0] for row in samples(store)] == ["in/1/IM1#2.rows#/0", "in/1/IM1.rows"]
+
+
+def test_parts_never_take_the_id_of_the_file_that_gave_way_to_them(store: Store, tmp_path: Path) -> None:
+    """A living run may still be making that file's vector."""
+    bad = tmp_path / "in" / "1" / "x.rows"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("nothing")
+    store.ingest(tmp_path / "in", layouts=["{patient_id}/*.rows"], modality="X")
+    with store.catalog.read() as connection:
+        (before,) = connection.execute("SELECT max(id) FROM core.sample").fetchall()[0]
+    write(bad, "1 2 3")
+    result = store.ingest(tmp_path / "in", layouts=["{patient_id}/*.rows"], modality="X")
+    assert (result.added, result.replaced) == (1, 1)
+    with store.catalog.read() as connection:
+        assert connection.execute("SELECT min(id) FROM core.sample").fetchall()[0][0] > before
+
+
+def test_a_missing_object_behind_a_url_is_one_failure(store: Store, bucket: Any) -> None:
+    store.ingest("memory://bucket/in", layouts=["{patient_id}/*.rows"], modality="X")
+    bucket.rm("/bucket/in/b/g.rows")
+    result = store.extract(name="n", backbone="parts:numbers")
+    assert (result.done, result.failed) == (2, 1)
+
+
+def test_labels_that_files_tell_have_a_type(store: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.rows", "1 2 3;patient_id=1;label=2", "4 5 6;patient_id=2;label=0")
+    store.ingest(file, modality="X")
+    assert store.sql("SELECT DISTINCT label_type FROM patients").to_pylist() == [{"label_type": "int"}]
+    write(tmp_path / "in" / "3" / "f.rows", "1 2 3")
+    with pytest.raises(UsageError, match="--label-type str is not what the layout says"):
+        store.ingest(tmp_path / "in", layouts=["{label:int}/*.rows"], modality="X", label_type="str", patient_id="x")
+
+
+def test_identifiers_that_can_t_be_printed_are_no_identifiers(store: Store, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.rows", "1 2 3;patient_id=1\x1b[31m")
+    write(tmp_path / "in" / "b.rows", "1 2 3;patient_id=2")
+    result = store.ingest(tmp_path / "in", layouts=["*.rows"], modality="X")
+    assert (result.added, result.left_out) == (1, 1)
+    assert "patient_id holds characters" in result.unreadable["a.rows"]
+
+
+def test_the_first_of_several_fields(store: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.rows", "1 2 3;patient_id=7;visit_id=v", "4 5 6;visit_id=w")
+    store.ingest(file, modality="X", patient_id="{patient_id|visit_id}")
+    assert [row[1] for row in samples(store)] == ["7", "w"]

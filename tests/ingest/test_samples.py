@@ -247,6 +247,7 @@ REFUSED = {
     "a sample of another visit": ("PPM,visit_id\nold.png,p,A,2\n", {}, "another visit_id:\n    m/old.png, 1 → 2"),
     "a sample of another time": ("PPM,acquired_at\nold.png,p,A,2026-02-01\n", {}, "another acquired_at"),
     "other attributes": ("PPM,scanner\nold.png,p,A,GE\n", {}, "other attributes"),
+    "attributes that are gone": ("PPM,coil\nold.png,p,A,8\n", {}, "other attributes"),
     "a label that is no number": ("PPM,label\na.png,1,A,x\n", {"label_type": "int"}, "label 'x' of 'a.png' is no int"),
     "a label that isn't whole": ("PPM,label\na.png,1,A,1.5\n", {"label_type": "int"}, "is no int"),
     "an endless label": ("PPM,label\na.png,1,A,inf\n", {"label_type": "float"}, "is no float"),
@@ -258,13 +259,23 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_and_unchanged(take: Take, unchanged: Callable[[], bool], case: str) -> None:
-    take("path,patient_id,modality,site,label,split,visit_id,acquired_at\nold.png,p,A,JM,0,train,1,2026-01-31\n")
+    take(
+        "path,patient_id,modality,site,label,split,visit_id,acquired_at,scanner\nold.png,p,A,JM,0,train,1,2026-01-31,MR\n"
+    )
     unchanged()
     text, arguments, message = REFUSED[case]
     text = text.replace("PPM", "path,patient_id,modality")
     with pytest.raises(ConflictError, match=message):
         take(text, **arguments)
     assert unchanged()
+
+
+def test_attributes_that_are_told_later_are_added(take: Take, store: featstore.Store) -> None:
+    take("path,patient_id,modality\na.png,1,A\n")
+    result = take("path,patient_id,modality,scanner\na.png,1,A,GE\n")
+    assert (result.added, result.changed, result.unchanged) == (0, 0, 1)
+    assert store.sql("SELECT attributes['scanner'] AS s FROM samples").to_pylist() == [{"s": "GE"}]
+    assert take("path,patient_id,modality,scanner\na.png,1,A,GE\n").run_id is None
 
 
 def test_a_split_that_is_no_name(take: Take, unchanged: Callable[[], bool]) -> None:

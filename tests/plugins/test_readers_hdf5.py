@@ -16,9 +16,10 @@ import fsspec
 import h5py
 import numpy as np
 import pytest
-from featstore_readers import featstore_readers, hdf5_file
+from featstore_readers import featstore_readers
 
 from featstore import ConflictError, InputError, Part, ReaderSpec, Source, UsageError
+from featstore.hdf5 import whole as stored
 from featstore.testing import check_reader
 
 (READER,) = (reader for reader in featstore_readers() if ".h5" in reader.suffixes)
@@ -156,8 +157,8 @@ def test_many_rows_open_the_file_once_and_unpack_a_chunk_once(
             super().__init__(*args, **kwargs)
 
     fetched: list[int] = []
-    whole = hdf5_file._Whole.read
-    monkeypatch.setattr(hdf5_file._Whole, "read", lambda self, size: fetched.append(size) or whole(self, size))
+    whole = stored.Whole.read
+    monkeypatch.setattr(stored.Whole, "read", lambda self, size: fetched.append(size) or whole(self, size))
     monkeypatch.setattr(h5py, "File", Counted)
     for row in range(5000, 5200):
         assert read(path, f"/train/{row}")[0, 0] == row * 256

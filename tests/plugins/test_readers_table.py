@@ -94,7 +94,7 @@ def test_the_columns_that_say_whose_a_row_is(path: Path) -> None:
     assert first.fragment == "column=report&by=note&key=1"
     assert dict(first.fields) == {
         "modality": "report", "patient_id": "007", "site": "A", "visit_id": "v1", "label": "1", "split": "train",
-        "acquired_at": "2026-01-31",
+        "acquired_at": "2026-01-31", "note": "1",
     }  # fmt: skip
     assert "visit_id" not in second.fields
 
@@ -102,7 +102,8 @@ def test_the_columns_that_say_whose_a_row_is(path: Path) -> None:
 def test_without_patients(path: Path) -> None:
     frame = pd.DataFrame({"caption_id": ["a", "b"], "Caption text": ["x", "y"]})
     parts = expand(save(frame, path), text="Caption text", key="caption_id")
-    assert parts[1] == Part("column=Caption%20text&by=caption_id&key=b", {"modality": "Caption text"}, alone=True)
+    fields = {"modality": "Caption text", "caption_id": "b"}
+    assert parts[1] == Part("column=Caption%20text&by=caption_id&key=b", fields, alone=True)
     assert read(path, parts[1].fragment) == "y"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -80,7 +82,7 @@ def read(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
         case ".zarr":
             group = zarr.open_group(path, mode="r")
             columns = {name: array[:].astype(object) for name, array in group.arrays() if name != "features"}
-            return pd.DataFrame(columns).replace("", None), group["features"][:]
+            return pd.DataFrame(columns).rename(columns={"labels": "label"}).replace("", None), group["features"][:]
         case ".h5ad":
             found = anndata.read_h5ad(path)
             vectors = np.asarray(found.X).reshape(-1, *found.uns["featstore"]["shape"])
@@ -204,7 +206,7 @@ def test_labels_keep_their_type(make_cohort: Callable[..., Any], tmp_path: Path,
         ]
     with h5py.File(tmp_path / "z.h5") as file:
         assert "labels" not in file
-    assert "label" not in zarr.open_group(tmp_path / "z.zarr", mode="r")
+    assert "labels" not in zarr.open_group(tmp_path / "z.zarr", mode="r")
     assert "label" not in anndata.read_h5ad(tmp_path / "z.h5ad").obs
 
 
@@ -454,7 +456,7 @@ def test_an_interrupted_export_leaves_what_was_there(
 
 
 def test_a_killed_export_leaves_what_was_there(cohort: Any, tmp_path: Path) -> None:
-    """What dies at once can't tidy up: beside the old file and index stays a hidden folder, and nothing else."""
+    """What dies at once can't tidy up: a hidden folder stays beside the old file and index until the next export."""
     out = tmp_path / "x.npy"
     cohort.store.export("v", out=out, split="val")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -472,8 +474,52 @@ featstore.open(sys.argv[1]).export("v", out=sys.argv[2])
     assert done.returncode == 9
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert [path.name[:5] for path in tmp_path.iterdir() if path.is_dir()] == [".tmp-"]
+    (other,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    kept = other.rename(other.with_name(f"{other.name[:14]}y-x.npy"))  # of an export to y-x.npy
+    cohort.store.export("v", out=tmp_path / "z.npy")
+    with open(shutil.copytree(kept, other) / "lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as an export does that still runs
+        cohort.store.export("v", out=out)
+        assert (other / "made" / "x.npy").exists()
     cohort.store.export("v", out=out)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [kept]
     assert len(np.load(out)) == len(cohort.vectors)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "notes"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_users_own_index_is_left_alone(cohort: Any, tmp_path: Path, again: bool, name: str) -> None:
+    out, notes = tmp_path / name, tmp_path / f"{Path(name).stem}.index.csv"
+    cohort.store.export("v", out=out, format="npy")
+    made = notes.read_bytes()
+    if again:
+        notes.write_text("my own notes,sample_key\n", encoding="utf-8")
+    else:
+        out.unlink()  # then the index may be of anything
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ConflictError, match=r"index\.csv is there already, and isn't.*\n.*move it away"):
+        cohort.store.export("v", out=out, format="npy")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    cohort.store.export("v", out=tmp_path / f"{Path(name).stem}.csv")  # makes no index
+    notes.unlink()
+    for _ in range(2):
+        cohort.store.export("v", out=out, format="npy")
+    assert notes.read_bytes() == made
+
+
+def test_an_index_that_shows_up_meanwhile_is_left_alone(
+    cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = Selection.batches
+
+    def slow(self: Selection) -> Iterable[Any]:
+        yield from batches(self)
+        (tmp_path / "x.index.csv").write_text("precious")
+
+    monkeypatch.setattr(Selection, "batches", slow)
+    with pytest.raises(ConflictError, match="move it away"):
+        cohort.store.export("v", out=tmp_path / "x.npy")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.index.csv", "precious")]
 
 
 @pytest.mark.parametrize("form", ["zarr", "tree"])

@@ -44,7 +44,7 @@ def test_hdf5_and_zarr_have_every_column(cohort: Any, tmp_path: Path, by: str) -
         file: Any = h5py.File(out) if form == "h5" else zarr.open_group(out, mode="r")
         for vector in ("a", "p", "fused"):
             np.testing.assert_array_equal(file[vector][:], np.stack(frame[vector]))
-        label = file["labels" if form == "h5" else "label"]
+        label = file["labels"]
         assert label.dtype == np.int64
         assert label[:].tolist() == frame.label.tolist()
         ids = file["patient_id"].asstr()[:] if form == "h5" else file["patient_id"][:]

@@ -135,3 +135,26 @@ def test_a_second_import_finds_nothing_new(cohort: Any, tmp_path: Path) -> None:
     one, other = cohort.store.features("v").arrays(), cohort.store.features("back").arrays()
     for mine, theirs in zip(one, other, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_attributes_come_back_whatever_they_are_called(
+    make_cohort: Callable[..., Any], tmp_path: Path, form: str
+) -> None:
+    """A manifest may call its columns as an export calls its own, or as it calls those that had to give way."""
+    made = make_cohort(8, extract=False, ids=["p1", "p2"], slices=2, dim=2)
+    names = [
+        "sample_key", "features", "labels", "row", "file", "partition", "feature_path", "num_slices",
+        "attribute_row", "attribute_attribute_file", "attribute_other", "key", "id", "image_path",
+    ]  # fmt: skip
+    rows = [
+        {"path": made.file(key).name, "patient_id": key[0], "modality": key[1]}
+        | {name: f"{name} {number}" for name in names}
+        for number, key in enumerate(made.vectors)
+    ]
+    pd.DataFrame(rows).to_csv(made.root / "m.csv", index=False)
+    made.store.ingest_manifest(made.root / "m.csv", dataset="cohort")
+    made.extract()
+    samples, _, _ = contents(made.store, "v")
+    assert {name for name, _ in samples.attributes.iloc[0]} == set(names)
+    same(made.store, passed_on(made.store, "v", tmp_path, form), "v")

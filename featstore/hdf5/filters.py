@@ -11,8 +11,8 @@ from typing import Any
 
 import h5py
 
-from featstore import InputError
-from featstore_readers.rows import MAX_BYTES
+from featstore.errors import InputError
+from featstore.hdf5.limits import MAX_BYTES
 
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 #: HDF5's own others trust their parameters and their data.

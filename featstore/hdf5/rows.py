@@ -1,22 +1,20 @@
-"""An HDF5 file that is open for reading rows, and what is refused of it before memory is taken or another file read.
-
-The format is HDF5's (https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html), read with h5py.
-"""
+"""The rows of a data set of HDF5, and what is refused of them before memory is taken."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
 
-from featstore import InputError
-from featstore_readers.hdf5_filters import check_filters, check_stored
-from featstore_readers.hdf5_texts import Stored, check_heap, unpacked
-from featstore_readers.rows import check_bytes, check_row
+from featstore.errors import InputError
+from featstore.hdf5.filters import check_filters, check_stored
+from featstore.hdf5.limits import check_bytes, check_row
+from featstore.hdf5.texts import Stored, unpacked
+from featstore.hdf5.whole import Whole
 
 #: A row in more pieces than this takes seconds to gather.
 MAX_CHUNKS = 65_536
@@ -25,95 +23,16 @@ _TEXTS = 1024
 _RECHUNK = "h5repack -l NAME:CHUNK=1xHxW IN.h5 OUT.h5 writes one row a chunk"
 
 
-class _Whole:
-    """A file for HDF5 to read from: it takes short reads for whole ones, and the rest for what was in memory before."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek = file.seek
-        self.tell = file.tell
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        while 0 < len(data) < size and (more := self._file.read(size - len(data))):
-            data += more
-        if len(data) < size:
-            raise InputError(f"The HDF5 file is truncated: {size:,} bytes were asked for, and {len(data):,} are there.")
-        check_heap(data)
-        return data
-
-    def flush(self) -> None:
-        """Nothing was written; HDF5 asks all the same."""
-
-
-class Opened:
-    """An open HDF5 file, and the data set of it that was read last: :meth:`Source.kept` keeps one a file.
-
-    Close it before Python ends: HDF5 itself would do it when Python's objects are gone, and crash.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._bytes = _Whole(file)
-        self._file = h5py.File(self._bytes, "r")
-        if self._file.id.get_create_plist().get_sizes() != (8, 8):
-            self._file.close()
-            raise InputError("The HDF5 file has addresses that aren't of 8 bytes.", hint="h5repack IN.h5 OUT.h5")
-        self._rows: Rows | None = None
-
-    def close(self) -> None:
-        self._rows = None
-        self._file.close()
-
-    def data_sets(self) -> list[str]:
-        """The names of all data sets, ``/valid`` or ``/site1/valid``, sorted; each once.
-
-        Links within the file are left out: what they lead to has a name of its own. Links to other files are named,
-        and :meth:`rows` refuses them.
-        """
-        seen: set[tuple[int, ...]] = set()
-        names: list[str] = []
-        groups = [("", self._file.id)]
-        while groups:
-            prefix, group = groups.pop()
-            for link in group:
-                kind = group.links.get_info(link).type
-                name = f"{prefix}/{_text(link)}"
-                if kind == h5py.h5l.TYPE_SOFT:
-                    continue
-                if kind != h5py.h5l.TYPE_HARD:
-                    names.append(name)
-                    continue
-                info = h5py.h5g.get_objinfo(group, link)  # the newer h5o.get_info crashes on damaged indexes of chunks
-                if info.objno in seen:  # a second name, or a group within itself
-                    continue
-                seen.add(info.objno)
-                if info.type == h5py.h5g.DATASET:
-                    names.append(name)
-                elif info.type == h5py.h5g.GROUP:
-                    groups.append((name, h5py.h5g.open(group, link)))
-        return sorted(names)
-
-    def rows(self, name: str) -> Rows:
-        """The data set of a name, kept open until another one is asked for.
-
-        Raises:
-            InputError: there is none, or its values are in another file.
-        """
-        if self._rows is None or self._rows.name != name:
-            self._rows = None  # its cache of chunks goes first
-            self._rows = Rows(self._file, name, self._bytes)
-        return self._rows
-
-
 class Rows:
     """The rows of a data set, along its first axis.
 
     Attributes:
         kind: ``numbers`` with at least two axes, ``texts`` with one, or None: rows that are no inputs.
         shape, dtype: of the data set; dtype None where NumPy has none like it.
+        data: the data set itself, whose values are to be read after a check only.
     """
 
-    def __init__(self, file: h5py.File, name: str, stored: _Whole) -> None:
+    def __init__(self, file: h5py.File, name: str, stored: Whole) -> None:
         self.name = name
         self._bytes = stored
         self._size = file.id.get_filesize()
@@ -125,12 +44,12 @@ class Rows:
                 f"The values of {name} are in other data sets or files, which aren't read.",
                 hint="h5repack IN.h5 OUT.h5 copies them into one file",
             )
-        self._data = h5py.Dataset(ident)
-        self.shape: tuple[int, ...] = self._data.shape or ()
+        self.data = h5py.Dataset(ident)
+        self.shape: tuple[int, ...] = self.data.shape or ()
         self._stored = Stored(ident.get_type())
         self._item = self._stored.size
         try:
-            self.dtype: np.dtype[Any] | None = self._data.dtype
+            self.dtype: np.dtype[Any] | None = self.data.dtype
         except TypeError:
             self.dtype = None
         self.kind = self._kind()
@@ -140,10 +59,15 @@ class Rows:
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
 
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are text."""
+        return self.dtype is not None and h5py.check_string_dtype(self.dtype) is not None
+
     def _kind(self) -> str | None:
         if self.dtype is None:
             return None
-        if h5py.check_string_dtype(self.dtype) is not None:
+        if self.is_text:
             return "texts" if len(self.shape) == 1 else None
         numbers = self.dtype.kind in "biuf" and self.dtype.subdtype is None
         return "numbers" if numbers and len(self.shape) > 1 else None
@@ -158,37 +82,58 @@ class Rows:
             return
         row = math.prod(self.shape[1:]) * self._item
         check_bytes(row, f"A row of {self.name}")
-        if self._data.chunks is None:
-            total, stored = row * len(self), self._data.id.get_storage_size()
-            start = self._data.id.get_offset() or 0  # none: its values stand in its header
-            if stored < total or start + total > self._size:
-                raise InputError(
-                    f"{self.name} claims {len(self):,} rows, {total:,} bytes, and at most {min(stored, self._size):,} "
-                    "are there: it was never written, or the file is corrupt."
-                )
+        if self.data.chunks is None:
+            self._check_contiguous()
         else:
             self._check_chunks()
         self._checked = True
 
+    def _check_contiguous(self) -> None:
+        total, stored = math.prod(self.shape) * self._item, self.data.id.get_storage_size()
+        start = self.data.id.get_offset() or 0  # none: its values stand in its header
+        if stored < total or start + total > self._size:
+            raise InputError(
+                f"{self.name} claims {len(self):,} rows, {total:,} bytes, and at most {min(stored, self._size):,} "
+                "are there: it was never written, or the file is corrupt."
+            )
+
     def _check_chunks(self) -> None:
-        chunks = self._data.chunks
+        chunks = self.data.chunks
         size = math.prod(chunks) * self._item
         of_row = math.prod(-(-n // c) for n, c in zip(self.shape[1:], chunks[1:], strict=True))
         if of_row > MAX_CHUNKS:
             raise InputError(f"A row of {self.name} lies in {of_row:,} chunks.", hint=_RECHUNK)
         check_bytes(of_row * size, f"The chunks of a row of {self.name}, {chunks}, are decompressed as a whole; they")
         check_filters(self._plist, self.name)
-        needed = -(-len(self) // chunks[0]) * of_row
+        self._check_written(-(-len(self) // chunks[0]) * of_row)
+        # All chunks of a row at once, or each of the rows would decompress them again.
+        access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+        access.set_chunk_cache(max(521, 4 * of_row + 1), max(of_row * size, 1 << 20), 0.75)
+        self.data = h5py.Dataset(h5py.h5d.open(self.data.file.id, _bytes(self.name), access))
+
+    def _check_written(self, needed: int) -> None:
         # The first is asked first: counting the chunks of an absurd header may take as long as it is absurd.
-        if needed > self._size or 2 * self._data.id.get_num_chunks() < needed:
+        if needed > self._size or 2 * self.data.id.get_num_chunks() < needed:
             raise InputError(
                 f"{self.name} claims {len(self):,} rows, and not half of them were ever written: "
                 "its writer was interrupted, or the file is corrupt."
             )
-        # All chunks of a row at once, or each of the rows would decompress them again.
-        access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-        access.set_chunk_cache(max(521, 4 * of_row + 1), max(of_row * size, 1 << 20), 0.75)
-        self._data = h5py.Dataset(h5py.h5d.open(self._data.file.id, _bytes(self.name), access))
+
+    def check_streamed(self) -> None:
+        """Look at every stored chunk of a data set that is then read in parts, of a row or of less.
+
+        Raises:
+            InputError: what it claims, how it is compressed, or what a chunk becomes.
+        """
+        if self.data.chunks is None:
+            self._check_contiguous()
+            return
+        size = math.prod(self.data.chunks) * self._item
+        check_bytes(size, f"A chunk of {self.name}, {self.data.chunks}, is decompressed as a whole; it")
+        check_filters(self._plist, self.name)
+        self._check_written(math.prod(-(-n // c) for n, c in zip(self.shape, self.data.chunks, strict=True)))
+        for row in range(0, len(self), self.data.chunks[0]):
+            self._check_block(row)
 
     def read(self, row: int) -> Any:
         """One row: an array in the file's own dtype and byte order, or the bytes of a text.
@@ -198,24 +143,28 @@ class Rows:
         """
         if self.kind is None:
             raise InputError(
-                f"{self.name} holds {self._data.id.get_type().__class__.__name__} of {self.shape}: no rows."
+                f"{self.name} holds {self.data.id.get_type().__class__.__name__} of {self.shape}: no rows."
             )
         self.check()
         check_row(row, len(self), self.name)
         self._check_block(row)
-        value = self._data[row]
+        value = self.data[row]
         return value if self.kind == "numbers" else bytes(value)
 
     def all(self) -> Any:
         """Every value, as h5py gives them; for what describes the rows. Raises as :meth:`read` does."""
+        self.check_all()
+        return self.data[()]
+
+    def check_all(self) -> None:
+        """Refuse values that can't be read at once. Raises as :meth:`read` does."""
         self.check()
         check_bytes(math.prod(self.shape) * self._item, self.name)
-        step = self._data.chunks[0] if self._data.chunks else _TEXTS
+        step = self.data.chunks[0] if self.data.chunks else _TEXTS
         texts = 0
         for row in range(0, len(self), step):
             texts += self._check_block(row)
             check_bytes(texts, self.name)
-        return self._data[()]
 
     def names(self, name: str, most: int) -> list[Any] | None:
         """The texts of an attribute of the data set, in order; None where it has none of that name.
@@ -223,7 +172,7 @@ class Rows:
         Raises:
             InputError: it has more than ``most`` values, or they are no texts.
         """
-        attributes = self._data.attrs
+        attributes = self.data.attrs
         if name not in attributes:
             return None
         ident = attributes.get_id(name)
@@ -237,7 +186,7 @@ class Rows:
         Returns:
             the bytes of the texts that these rows refer to; 0 where they were looked at just before.
         """
-        chunks = self._data.chunks
+        chunks = self.data.chunks
         if row // (chunks[0] if chunks else _TEXTS) == self._block:
             return 0
         if chunks is None:
@@ -247,19 +196,19 @@ class Rows:
         texts = 0
         starts = (range(0, n, c) for n, c in zip(self.shape[1:], chunks[1:], strict=True))
         for start in itertools.product((row - row % chunks[0],), *starts):
-            info = self._data.id.get_chunk_info_by_coord(start)
+            info = self.data.id.get_chunk_info_by_coord(start)
             if info.byte_offset is None:
                 raise InputError(f"Row {row} of {self.name} was never written: the file has a gap there.")
             size = math.prod(chunks) * self._item
-            check_stored(self._data.id, self._plist, info, size)
+            check_stored(self.data.id, self._plist, info, size)
             if self._stored.texts:
-                data = unpacked(self._data.id, self._plist, info, size, self.name)
+                data = unpacked(self.data.id, self._plist, info, size, self.name)
                 texts += self._stored.check_lengths(data, self.name)
         self._block = row // chunks[0]
         return texts
 
     def _check_texts(self, row: int) -> int:
-        start = self._data.id.get_offset()
+        start = self.data.id.get_offset()
         if start is None or not self._stored.texts:  # a few, in the header; or none
             return 0
         size = math.prod(self.shape[1:]) * self._item
@@ -289,10 +238,6 @@ def _steps(name: str) -> Iterator[tuple[bytes, bool]]:
     parts = name.split("/")[1:]
     for number, part in enumerate(parts):
         yield _bytes(part), number == len(parts) - 1
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 def _bytes(name: str) -> bytes:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from featstore import InputError
+from featstore.errors import InputError
 
 #: More than this is no text that a reader gives (text.MAX_BYTES), and no value of a column.
 MAX_LENGTH = 1_000_000
