@@ -25,6 +25,7 @@ from featstore.errors import (
     SqlError,
     UsageError,
 )
+from featstore.source import Source
 from featstore.spec import (
     Backbone,
     BackboneRequest,
@@ -37,7 +38,6 @@ from featstore.spec import (
     Picture,
     PoolerSpec,
     ReaderSpec,
-    Source,
     Tokens,
 )
 

@@ -26,6 +26,7 @@ CLASSES = {
     for name, value in vars(spec).items()
     if inspect.isclass(value) and value.__module__ == spec.__name__ and not name.startswith("_")
 }
+CLASSES["Source"] = featstore.Source
 HELPERS = ("ImageTransform", "capture", "import_torchvision", "load_weights", "read_weights", "seeded", "unavailable")
 PLUGINS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
 SCRIPTS = re.findall(r"```python\n(?!# \w+\.py)(.*?)```", PAGE, re.DOTALL)

@@ -17,7 +17,8 @@ from featstore.errors import InputError, NotFoundError, PluginError, SetupError,
 from featstore.keys import split_fragment
 from featstore.masks import split_labels
 from featstore.plugins import Plugins
-from featstore.spec import Picture, Source
+from featstore.source import Source
+from featstore.spec import Picture
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,7 +24,8 @@ from featstore.ingest.scan import Found, Mask, Scan, scan
 from featstore.keys import split_fragment
 from featstore.locations import check_url, is_url, join, stat
 from featstore.plugins import Plugins
-from featstore.spec import Part, ReaderSpec, Source
+from featstore.source import Source
+from featstore.spec import Part, ReaderSpec
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:

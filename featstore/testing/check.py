@@ -11,7 +11,8 @@ from typing import Any
 from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.keys import parse_call, split_fragment
 from featstore.plugins import KINDS, Plugins
-from featstore.spec import BackboneRequest, BackboneSpec, ExporterSpec, FuserSpec, PoolerSpec, ReaderSpec, Source
+from featstore.source import Source
+from featstore.spec import BackboneRequest, BackboneSpec, ExporterSpec, FuserSpec, PoolerSpec, ReaderSpec
 from featstore.testing import backbones, exporters, fusers, poolers, readers
 from featstore.testing.case import BackboneCase
 from featstore.testing.laws import Finding, conclude

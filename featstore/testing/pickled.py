@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from featstore.hookspecs import hookimpl
-from featstore.spec import ReaderSpec, Source
+from featstore.source import Source
+from featstore.spec import ReaderSpec
 
 SUFFIX = ".featstore-test-input"
 

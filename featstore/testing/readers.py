@@ -15,7 +15,8 @@ import numpy as np
 
 from featstore.errors import InputError, UsageError
 from featstore.keys import split_fragment
-from featstore.spec import Picture, ReaderSpec, Source
+from featstore.source import Source
+from featstore.spec import Picture, ReaderSpec
 from featstore.testing.inputs import SEED, describe, images, texts
 from featstore.testing.laws import Laws, refusal, require
 
