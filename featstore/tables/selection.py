@@ -117,8 +117,11 @@ class Selection:
         """
         names = _fields(template)
         own = {"name": self.feature_set.name, "version": str(self.feature_set.version)}
-        columns = {name: self.columns.column(name).to_pylist() for name in names if name in self.columns.column_names}
-        known = dict.fromkeys(self.columns.column_names, "") | own
+        # An attribute goes by its own name here, also where its column had to take another.
+        there = {attribute_name(column): column for column in self.columns.column_names if column not in COLUMNS}
+        there |= {column: column for column in self.columns.column_names}
+        columns = {name: self.columns.column(there[name]).to_pylist() for name in names if name in there}
+        known = dict.fromkeys(there, "") | own
         fill(template, known, "--layout")  # raises for a field that nothing has
         columns = {name: values for name, values in columns.items() if name not in own}
         _require_complete(template, columns, len(self))

@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import gc
 import json
+import logging
 import os
 import resource
 import sys
@@ -134,6 +135,7 @@ class Worker:
 def work(numbers: Iterable[int], seed: int, limit: float, memory: int, folder: Path, out: BinaryIO) -> None:
     """Run the cases, and write a line before and after each: what was begun and never ended is found so."""
     warnings.simplefilter("always")
+    logging.getLogger("featstore").addHandler(logging.NullHandler())  # what readers say to users on purpose is no noise
     stacks = open(folder / "stacks", "wb", buffering=0)  # noqa: SIM115
     faulthandler.enable(stacks)
     caught = Caught(folder)
