@@ -4,7 +4,7 @@ Importing this costs NumPy; pyarrow and zarr are imported where they are needed.
 """
 
 from featstore.arrays.arrow import arrow_vectors
-from featstore.arrays.layout import SegmentLayout, create_group, create_segment
+from featstore.arrays.layout import SegmentLayout, create_group, create_segment, group_attributes
 from featstore.arrays.reading import FeatureReader
 from featstore.arrays.segments import SegmentReader, check_chunk
 from featstore.arrays.writing import storable, write_chunk
@@ -17,6 +17,7 @@ __all__ = [
     "check_chunk",
     "create_group",
     "create_segment",
+    "group_attributes",
     "storable",
     "write_chunk",
 ]

@@ -134,6 +134,16 @@ def create_group(path: Path, attributes: Mapping[str, Json]) -> None:
         )
 
 
+def group_attributes(name: str, version: int, fingerprint: str, config: Mapping[str, Json]) -> dict[str, Json]:
+    """What a version's group says of itself, whoever made its vectors."""
+    return {
+        "featstore": {
+            "encoding-type": "featstore-features", "encoding-version": "1", "name": name, "version": version,
+            "fingerprint": fingerprint, "config": dict(config),
+        }
+    }  # fmt: skip
+
+
 def create_segment(layout: SegmentLayout, sample_keys: Sequence[str]) -> None:
     """Make a segment without any chunk of features: all NaN, nothing valid. Or find it as it should be.
 

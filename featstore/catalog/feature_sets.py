@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,12 @@ class FeatureSet:
 
     def __str__(self) -> str:
         return f"{self.name}@v{self.version}"
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """What tells versions of a feature set apart: SHA-256 of its configuration's canonical JSON."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _SELECT = "SELECT id, name, version, fingerprint, shape, dtype FROM core.feature_set"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
 
 #: What counts imports of one origin whose vectors differ: the first has none.
 COUNTER = "version_of_origin"
-
-
-def fingerprint(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration's canonical JSON."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def known(connection: duckdb.DuckDBPyConnection, sample_keys: pa.Table) -> pa.Table:

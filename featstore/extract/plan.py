@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from featstore.arrays import SegmentLayout, create_group, create_segment
+from featstore.arrays import SegmentLayout, create_group, create_segment, group_attributes
 from featstore.catalog import feature_sets, runs, vectors
 from featstore.catalog.feature_sets import FeatureSet
 from featstore.errors import CorruptError
@@ -118,11 +118,10 @@ class Plan:
         keys = self.rows.column("sample_key").to_pylist()
         for planned in self.sets:
             layout = self.layout(store, planned)
-            attributes: dict[str, Json] = {
-                "encoding-type": "featstore-features", "encoding-version": "1", "name": planned.name,
-                "version": planned.version, "fingerprint": planned.fingerprint, "config": dict(configs[planned.name]),
-            }  # fmt: skip
-            create_group(layout.path.parent, {"featstore": attributes})
+            config = configs[planned.name]
+            create_group(
+                layout.path.parent, group_attributes(planned.name, planned.version, planned.fingerprint, config)
+            )
             create_segment(layout, keys)
         self.run.journal.mkdir(exist_ok=True)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
+from featstore.catalog.feature_sets import fingerprint
 from featstore.errors import UsageError, did_you_mean
 from featstore.keys import check_name, parse_call
 from featstore.spec import Backbone, BackboneRequest, BackboneSpec, Json
@@ -207,8 +206,7 @@ class Target:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the configuration's canonical JSON."""
-        text = json.dumps(self.config, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(self.config)
 
 
 def targets(

@@ -5,6 +5,7 @@ The format is HDF5's (https://support.hdfgroup.org/documentation/hdf5/latest/_f_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import h5py
@@ -32,34 +33,34 @@ class Opened:
         self._rows = None
         self.file.close()
 
-    def data_sets(self) -> list[str]:
-        """The names of all data sets, ``/valid`` or ``/site1/valid``, sorted; each once.
-
-        Links within the file are left out: what they lead to has a name of its own. Links to other files are named,
-        and :meth:`rows` refuses them.
-        """
+    def _links(self) -> Iterator[tuple[str, int, int | None]]:
+        """Every link below the root, by name, with its kind; and what a hard one leads to, where that is met first."""
         seen: set[tuple[int, ...]] = set()
-        names: list[str] = []
         groups = [("", self.file.id)]
         while groups:
             prefix, group = groups.pop()
             for link in group:
                 kind = group.links.get_info(link).type
                 name = f"{prefix}/{_text(link)}"
-                if kind == h5py.h5l.TYPE_SOFT:
-                    continue
                 if kind != h5py.h5l.TYPE_HARD:
-                    names.append(name)
+                    yield name, kind, None
                     continue
                 info = h5py.h5g.get_objinfo(group, link)  # the newer h5o.get_info crashes on damaged indexes of chunks
                 if info.objno in seen:  # a second name, or a group within itself
                     continue
                 seen.add(info.objno)
-                if info.type == h5py.h5g.DATASET:
-                    names.append(name)
-                elif info.type == h5py.h5g.GROUP:
+                yield name, kind, info.type
+                if info.type == h5py.h5g.GROUP:
                     groups.append((name, h5py.h5g.open(group, link)))
-        return sorted(names)
+
+    def data_sets(self) -> list[str]:
+        """The names of all data sets, ``/valid`` or ``/site1/valid``, sorted; each once.
+
+        Links within the file are left out: what they lead to has a name of its own. Links to other files are named,
+        and :meth:`rows` refuses them.
+        """
+        inside = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
+        return sorted(name for name, kind, what in self._links() if what == h5py.h5g.DATASET or kind not in inside)
 
     def own_rows(self) -> dict[str, Rows]:
         """Every data set, ``valid`` or ``site1/valid``, of a file that leads nowhere: no links, no values elsewhere.
@@ -67,20 +68,13 @@ class Opened:
         Raises:
             InputError: a link of any kind, wherever it is, or values in other data sets or files.
         """
-        seen: set[int] = set()
-        groups = [("", self.file.id)]
-        while groups:
-            prefix, group = groups.pop()
-            for link in group:
-                if group.links.get_info(link).type != h5py.h5l.TYPE_HARD:
-                    raise InputError(
-                        f"{prefix}/{_text(link)} is a link, and may lead to another file.", hint="copy what it leads to"
-                    )
-                info = h5py.h5g.get_objinfo(group, link)
-                if info.objno not in seen and info.type == h5py.h5g.GROUP:
-                    groups.append((f"{prefix}/{_text(link)}", h5py.h5g.open(group, link)))
-                seen.add(info.objno)
-        return {name[1:]: Rows(self.file, name, self._bytes) for name in self.data_sets()}
+        names = []
+        for name, kind, what in self._links():
+            if kind != h5py.h5l.TYPE_HARD:
+                raise InputError(f"{name} is a link, and may lead to another file.", hint="copy what it leads to")
+            if what == h5py.h5g.DATASET:
+                names.append(name)
+        return {name[1:]: Rows(self.file, name, self._bytes) for name in sorted(names)}
 
     def rows(self, name: str) -> Rows:
         """The data set of a name, kept open until another one is asked for.

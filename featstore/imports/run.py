@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featstore.arrays import group_attributes
 from featstore.catalog import feature_sets, identity
 from featstore.catalog import imports as catalog
 from featstore.catalog import runs as catalog_runs
@@ -107,7 +108,6 @@ class _Import:
                 done, still = self._known(vectors, planned, held, segments, failing)
                 result.unchanged, result.failed_before = len(done), len(still)
                 rows = self._write(vectors, staging, planned, done | still)
-                check_unchanged(self._files(), self.stats, self.request.source)
                 digests = hashes(self._files(), self.request.source)
                 check_unchanged(self._files(), self.stats, self.request.source)
                 with self.file.write() as connection:
@@ -261,7 +261,8 @@ class _Import:
                 "name": feature_set.name, "version": feature_set.version, "fingerprint": feature_set.fingerprint,
                 "path": path, "chunk_rows": layout.chunk_rows,
             }  # fmt: skip
-            staging.place(feature_set.version, _attributes(feature_set, target.config))
+            about = group_attributes(feature_set.name, feature_set.version, feature_set.fingerprint, target.config)
+            staging.place(feature_set.version, about)
         run.record(**facts)
         result.run_id = run.run_id
 
@@ -283,18 +284,8 @@ class _Import:
             raise ConflictError("The store was changed by another process while the vectors were read.", hint=_AGAIN)
 
     def _add_set(self, connection: duckdb.DuckDBPyConnection, config: dict[str, Json], run: int) -> FeatureSet:
-        fingerprint = catalog.fingerprint(config)
+        fingerprint = feature_sets.fingerprint(config)
         return feature_sets.add(connection, self.request.name, fingerprint, config, self.shape, run, utc_now())
-
-
-def _attributes(feature_set: FeatureSet, config: dict[str, Json]) -> dict[str, Json]:
-    """Of the version's Zarr group, as an extraction writes them."""
-    return {
-        "featstore": {
-            "encoding-type": "featstore-features", "encoding-version": "1", "name": feature_set.name,
-            "version": feature_set.version, "fingerprint": feature_set.fingerprint, "config": config,
-        }
-    }  # fmt: skip
 
 
 def _array(values: list[str]) -> pa.Array:
