@@ -30,6 +30,7 @@ from featstore.spec import (
     Backbone,
     BackboneRequest,
     BackboneSpec,
+    Block,
     ExporterSpec,
     Fuser,
     FuserSpec,
@@ -38,6 +39,8 @@ from featstore.spec import (
     Picture,
     PoolerSpec,
     ReaderSpec,
+    Step,
+    StepSpec,
     Tokens,
 )
 
@@ -71,6 +74,7 @@ __all__ = [
     "Backbone",
     "BackboneRequest",
     "BackboneSpec",
+    "Block",
     "BusyError",
     "ConflictError",
     "CorruptError",
@@ -92,6 +96,8 @@ __all__ = [
     "SetupError",
     "Source",
     "SqlError",
+    "Step",
+    "StepSpec",
     "Store",
     "Tokens",
     "UsageError",

@@ -20,8 +20,9 @@ Every message says the fact, then the cause, and ``hint`` the next command or st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 
 class FeatstoreError(Exception):
@@ -45,7 +46,7 @@ class FeatstoreError(Exception):
     def __reduce__(
         self,
     ) -> tuple[object, ...]:  # hint is keyword-only: the default would lose it between processes
-        return (_rebuild, (type(self), self.message, self.hint))
+        return (_rebuild, (type(self), self.message, self.hint), vars(self))
 
 
 def _rebuild(kind: type[FeatstoreError], message: str, hint: str) -> FeatstoreError:
@@ -67,7 +68,15 @@ class ConflictError(FeatstoreError, ValueError):
 
 
 class LeakageError(FeatstoreError, ValueError):
-    """A training table would show its model what it is tested on."""
+    """A training table would show its model what it is tested on.
+
+    Attributes:
+        rows: the offending rows, as far as they are told one by one.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.rows = [dict(row) for row in rows]
 
 
 class SqlError(FeatstoreError, ValueError):

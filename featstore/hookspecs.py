@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import pluggy
 
-from featstore.spec import BackboneSpec, ExporterSpec, FuserSpec, Json, PoolerSpec, ReaderSpec
+from featstore.spec import BackboneSpec, ExporterSpec, FuserSpec, Json, PoolerSpec, ReaderSpec, StepSpec
 
 hookspec = pluggy.HookspecMarker("featstore")
 hookimpl = pluggy.HookimplMarker("featstore")
@@ -79,6 +79,24 @@ def featstore_fusers() -> Iterable[FuserSpec]:
         @featstore.hookimpl
         def featstore_fusers():
             yield featstore.FuserSpec("sum", load=Sum)
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def featstore_steps() -> Iterable[StepSpec]:
+    """Steps: what is learned from train rows on the way to a table, such as a scaler, a projection, an encoder.
+
+    Example::
+
+        class Quantile(featstore.Step):
+            def fit(self, blocks):
+                values = numpy.concatenate([block.values for block in blocks()])
+                return sklearn.preprocessing.QuantileTransformer(random_state=0).fit(values)
+
+        @featstore.hookimpl
+        def featstore_steps():
+            yield featstore.StepSpec("quantile", load=Quantile)
     """
     raise NotImplementedError
 

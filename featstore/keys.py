@@ -114,16 +114,37 @@ def parse_call(text: str) -> tuple[str, tuple[float, ...]]:
     >>> parse_call("mean")
     ('mean', ())
     """
+    name, arguments = parse_words(text)
+    if any(isinstance(a, str) for a in arguments):
+        raise UsageError(f"The arguments of {text!r} must be numbers, such as gem(3).")
+    return name, tuple(a for a in arguments if not isinstance(a, str))
+
+
+def parse_words(text: str) -> tuple[str, tuple[float | str, ...]]:
+    """Split a step or fuser with arguments, numbers or words.
+
+    >>> parse_words("impute(median)"), parse_words("pca(0.95)"), parse_words("l2")
+    (('impute', ('median',)), ('pca', (0.95,)), ('l2', ()))
+
+    Raises:
+        UsageError: it is neither NAME nor NAME(…), or an argument is neither a finite number nor a word.
+    """
     match = re.fullmatch(r"(?P<name>[A-Za-z][A-Za-z0-9_-]*)(?:\((?P<args>[^()]*)\))?", text.strip())
     if not match:
-        raise UsageError(f"{text!r} isn't NAME or NAME(NUMBER, …), such as mean or gem(3).")
+        raise UsageError(f"{text!r} isn't NAME or NAME(ARGUMENT, …), such as standardize or pca(32).")
+    return match["name"], tuple(_word(a.strip(), text) for a in (match["args"] or "").split(",") if a.strip())
+
+
+def _word(argument: str, text: str) -> float | str:
     try:
-        args = tuple(float(a) for a in (match["args"] or "").split(",") if a.strip())
+        number = float(argument)
     except ValueError:
-        args = (math.nan,)
-    if not all(map(math.isfinite, args)):
-        raise UsageError(f"The arguments of {text!r} must be numbers, such as gem(3).")
-    return match["name"], args
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", argument):
+            return argument
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"The arguments of {text!r} must be numbers or words, such as impute(median) or pca(32).")
+    return number
 
 
 def fill(template: str, fields: Mapping[str, str], flag: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import json
 import logging
 import multiprocessing
@@ -20,17 +21,20 @@ from typing import Any, Literal, TypeVar
 import pluggy
 
 from featstore import hookspecs
-from featstore.errors import FeatstoreError, NotFoundError, PluginError, did_you_mean
-from featstore.keys import parse_call
+from featstore.errors import FeatstoreError, NotFoundError, PluginError, UsageError, did_you_mean
+from featstore.keys import parse_call, parse_words
 from featstore.providers import DIGEST, Provider, import_plugin
 from featstore.spec import (
     BackboneSpec,
     ExporterSpec,
+    Fuser,
     FuserSpec,
     Json,
     PoolerSpec,
     PoolFunction,
     ReaderSpec,
+    Step,
+    StepSpec,
 )
 
 GROUP = "featstore"
@@ -39,13 +43,14 @@ KINDS: Mapping[str, type] = {
     "backbone": BackboneSpec,
     "pooler": PoolerSpec,
     "fuser": FuserSpec,
+    "step": StepSpec,
     "reader": ReaderSpec,
     "exporter": ExporterSpec,
 }
 #: Seconds to import above which a plugin is named: every command waits for every plugin.
 SLOW = 2.0
 log = logging.getLogger("featstore")
-Spec = TypeVar("Spec", BackboneSpec, PoolerSpec, FuserSpec, ReaderSpec, ExporterSpec)
+Spec = TypeVar("Spec", BackboneSpec, PoolerSpec, FuserSpec, StepSpec, ReaderSpec, ExporterSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +289,26 @@ class Plugins:
             )
         return spec.load(*arguments)
 
-    def fuser(self, name: str) -> FuserSpec:
-        """The fuser of that name."""
-        return self._get("fuser", name)  # type: ignore[no-any-return]
+    def fuser(self, text: str) -> Fuser:
+        """A new fuser, of ``NAME`` or ``NAME(ARGS)``."""
+        name, arguments = parse_words(text)
+        return _made(self._get("fuser", name), arguments, text, Fuser)  # type: ignore[no-any-return]
+
+    def step(self, text: str, takes: Literal["numbers", "categories"] = "numbers") -> Step:
+        """A new step, of ``NAME`` or ``NAME(ARGS)``, which is to work on numbers or on categories."""
+        name, arguments = parse_words(text)
+        spec: StepSpec = self._get("step", name)
+        if spec.takes != takes:
+            able = sorted(item.name for item in self.registered("step") if item.spec.takes == takes)
+            raise NotFoundError(
+                f"The step {name!r} works on {spec.takes}, not on {takes}.", hint=f"one of: {', '.join(able)}"
+            )
+        return _made(spec, arguments, text, Step)  # type: ignore[no-any-return]
+
+    def trusted(self) -> tuple[str, ...]:
+        """Types that steps and fusers say their estimators hold: what is installed speaks here, never a store."""
+        specs = [item.spec for kind in ("step", "fuser") for item in self.registered(kind)]
+        return tuple(dict.fromkeys(name for spec in specs for name in spec.trusted))
 
     def reader(self, path: str) -> ReaderSpec:
         """The reader for a file, by the longest ending that matches, ignoring case."""
@@ -352,6 +374,19 @@ def _ending(path: str) -> str:
     """The ending of a file's name; that of ``1.2.840.78`` is none, as scanners name their files."""
     ending = Path(path).suffix
     return "" if ending[1:].isdigit() else ending
+
+
+def _made(spec: Any, arguments: Sequence[float | str], text: str, kind: type) -> Any:
+    try:
+        inspect.signature(spec.load).bind(*arguments)
+    except TypeError as error:
+        raise UsageError(f"{text!r} doesn't fit {spec.name!r}: {error}.", hint=spec.description) from error
+    except ValueError:  # a callable without a signature
+        pass
+    made = spec.load(*arguments)
+    if not isinstance(made, kind):
+        raise PluginError(f"{spec.name!r} gave {type(made).__name__}, not a {kind.__name__}.")
+    return made
 
 
 def _call(implementation: pluggy.HookImpl, **arguments: str | bool) -> Any:

@@ -233,13 +233,14 @@ def provenance(kind: str, plugins: Plugins, **facts: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": _versions(),
+        "packages": versions(),
         "plugins": dict(plugins.versions()),
         "facts": plugins.provenance(kind),
     } | facts
 
 
-def _versions() -> Mapping[str, str]:
+def versions() -> Mapping[str, str]:
+    """Name → version of the packages that results may depend on."""
     found = {}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -16,12 +16,15 @@ from featstore.errors import NotFoundError, UsageError
 from featstore.plugins import GROUP
 
 #: What can be begun so.
-KINDS = ("backbone", "pooler", "fuser", "reader")
+KINDS = ("backbone", "pooler", "fuser", "step", "reader")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)*")
 
 #: What each imports, beside featstore.
-_NEEDS = {"backbone": "torch>=2.4", "pooler": "array-api-compat>=1.9", "fuser": "numpy>=1.26", "reader": "numpy>=1.26"}
+_NEEDS = {
+    "backbone": "torch>=2.4", "pooler": "array-api-compat>=1.9", "fuser": "numpy>=1.26", "step": "scikit-learn>=1.5",
+    "reader": "numpy>=1.26",
+}  # fmt: skip
 
 #: File of the new package → template; ``$package`` is filled in in both.
 _FILES = {
@@ -86,6 +89,7 @@ def _words(kind: str, name: str, package: str) -> dict[str, str]:
         "backbone": f"featstore extract --backbone {registered} --name {package} --pooler mean",
         "pooler": f"featstore extract --backbone timm:resnet18 --pooler {registered} --name r18_{package}",
         "fuser": f"featstore materialize --fuser {registered} --name table --input …",
+        "step": f"featstore materialize RECIPE.yaml      # whose steps are: [{registered}]",
         "reader": f"featstore ingest FOLDER --layout '{{patient_id}}/{{modality}}/*{suffix}'",
     }
     return {

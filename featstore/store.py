@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore import folder
 from featstore.catalog import listings, sandbox
-from featstore.catalog.connection import CONFIG, Catalog
-from featstore.files import fsync, inside
+from featstore.catalog.connection import Catalog
+from featstore.files import inside
 from featstore.keys import Ref
 from featstore.plugins import Plugins
 
@@ -24,8 +22,12 @@ if TYPE_CHECKING:
     from featstore.imports import ImportResult
     from featstore.ingest import IngestResult, TabularResult
     from featstore.ingest.layout import LabelType
+    from featstore.ingest.trained import TrainedOnResult
+    from featstore.learn import ProbeResult
     from featstore.splits import SplitResult
     from featstore.tables import ExportResult, FeatureSetView, MaterializeResult, Recipe, TrainingTable
+    from featstore.tables.diff import TableDiff
+    from featstore.tables.leaks import LeakReport
 
 
 def init(path: str | os.PathLike[str]) -> Store:
@@ -128,12 +130,14 @@ class Store:
             patient_id=patient_id, same_patients_across_sites=same_patients_across_sites,
         )  # fmt: skip
 
-    def ingest_table(self, file: str | os.PathLike[str], *, name: str, replace: bool = False) -> TabularResult:
+    def ingest_table(
+        self, file: str | os.PathLike[str], *, name: str, time: str | None = None, replace: bool = False
+    ) -> TabularResult:
         """Keep a table keyed by patient_id as ``name``; see :func:`featstore.ingest.add_table`."""
         from featstore.ingest import add_table
 
         self._absorb()
-        return add_table(self.path, self.catalog, self.plugins, Path(file), name=name, replace=replace)
+        return add_table(self.path, self.catalog, self.plugins, Path(file), name=name, time=time, replace=replace)
 
     def import_features(
         self,
@@ -156,6 +160,13 @@ class Store:
 
         self._absorb()
         return split_patients(self.path, self.catalog, self.plugins, **arguments)
+
+    def trained_on(self, features: str, **options: Any) -> TrainedOnResult:
+        """Say whom the weights of a feature set were trained on; see :func:`featstore.ingest.trained.trained_on`."""
+        from featstore.ingest.trained import trained_on
+
+        self._absorb()
+        return trained_on(self.path, self.catalog, self.plugins, features, **options)
 
     # -------------------------------------------------------------------------------------- extraction
     def extract(
@@ -201,24 +212,51 @@ class Store:
     # ---------------------------------------------------------------------------------- training tables
     def materialize(
         self,
-        recipe: Recipe | None = None,
+        recipe: Recipe | str | os.PathLike[str] | None = None,
         *,
         out: str | os.PathLike[str] | None = None,
         wide: bool = False,
         **fields: Any,
     ) -> MaterializeResult:
-        """Make a training table. Give a :class:`~featstore.tables.Recipe`, or the CLI's words as keywords:
-        ``store.materialize(name="grade", inputs=["r18/A:mean"], scheme="default")``.
+        """Make a training table. Give a :class:`~featstore.tables.Recipe`, a recipe's file, or the CLI's words as
+        keywords: ``store.materialize(name="grade", inputs=["r18/A:mean"], scheme="default")``.
         """
-        from featstore.tables import Recipe, materialize
+        from featstore.tables import Recipe, materialize, recipe_file, recipe_flags
         from featstore.tables.materialize import recipe_columns
 
         self._absorb()
         if recipe is None:
             known = recipe_columns(self.catalog, list(fields.get("tables", ())))
-            recipe = Recipe.from_flags(known_columns=known, **fields)
+            recipe = recipe_flags.from_flags(known_columns=known, **fields)
+        elif not isinstance(recipe, Recipe):
+            recipe = recipe_file.read(Path(recipe))
+        if out is None and recipe.output is not None:
+            out, wide = recipe.output.file, wide or recipe.output.wide
         target = Path(out) if out is not None else None
         return materialize(self.path, self.catalog, self.plugins, recipe, out=target, wide=wide)
+
+    def probe(self, name: str, **options: Any) -> ProbeResult:
+        """Train a small model on a table's train rows, and measure it on every split; see
+        :func:`featstore.learn.probe` for the options.
+        """
+        from featstore.learn import probe
+
+        self._absorb()
+        return probe(self.path, self.catalog, self.plugins, self.table(name), **options)
+
+    def diff(self, before: str, after: str | None = None) -> TableDiff:
+        """What changed between two versions of a training table; one alone is compared with the version before it."""
+        from featstore.tables.diff import diff, version_before
+
+        if after is None:
+            before, after = version_before(self.table(before)), before
+        return diff(self.catalog, self.table(before), self.table(after))
+
+    def leaks(self, name: str, **options: Any) -> LeakReport:
+        """Look for what one split would learn of another; see :func:`featstore.tables.leaks.leaks` for the options."""
+        from featstore.tables.leaks import leaks
+
+        return leaks(self.path, self.catalog, name, **options)
 
     def table(self, name: str) -> TrainingTable:
         """A training table, ``NAME`` or ``NAME@vK``."""
@@ -228,14 +266,10 @@ class Store:
         with self.catalog.read() as connection:
             row = training_tables.get(connection, Ref.parse(name))
         return TrainingTable(
-            row["name"],
-            row["version"],
-            inside(self.path, row["path"]),
-            row["recipe"],
-            row["report"],
-            row["created_at"],
-            self.catalog,
-        )
+            row["name"], row["version"], inside(self.path, row["path"]), row["recipe"], row["report"],
+            row["created_at"], row["entity"], row["folds"] or 0, row["stale"], self.path, self.catalog,
+            self.plugins,
+        )  # fmt: skip
 
     # -------------------------------------------------------------------------------------- going out
     def export(
@@ -302,6 +336,12 @@ class Store:
             for name in sandbox.mentioned(query, [*names, *versions])
         }
 
+    def lineage(self, name: str, *, samples: bool = True) -> dict[str, Any]:
+        """Where a training table or a feature set is from; see :func:`featstore.tables.lineage.lineage`."""
+        from featstore.tables.lineage import lineage
+
+        return lineage(self.path, self.catalog, name, samples=samples)
+
     def ls(self, noun: str) -> pa.Table:
         """List ``features``, ``runs``, ``tables``, ``samples`` or ``plugins``."""
         import pyarrow as pa
@@ -329,28 +369,9 @@ class Store:
     # ---------------------------------------------------------------------------------------- upkeep
     def migrate(self) -> list[str]:
         """Bring the catalog to this featstore's migrations; returns those applied. A copy of the old one is kept."""
-        import duckdb
+        from featstore.catalog.migrations import migrate
 
-        from featstore.catalog import migrations
-        from featstore.catalog.connection import exclusive, retry_busy
-
-        path = self.catalog.path
-        with exclusive(path):
-            connection = retry_busy(lambda: duckdb.connect(str(path), config=CONFIG), path, self.catalog.wait_s)
-            try:
-                todo = migrations.pending(connection)
-                if todo:
-                    connection.execute("CHECKPOINT")
-                    copy = path.with_name(f"catalog-before-{todo[0].version:04}.duckdb")
-                    # By another process: had this one opened the file beside DuckDB, closing it again would drop
-                    # DuckDB's lock, as POSIX has it, and let others write in the middle of the migration.
-                    script = "import shutil, sys; shutil.copy2(sys.argv[1], sys.argv[2])"
-                    subprocess.run([sys.executable, "-c", script, path, copy], check=True)
-                    fsync(copy)
-                    migrations.apply(connection)
-            finally:
-                connection.close()
-        return [f"{m.version:04} {m.name}" for m in todo]
+        return migrate(self.catalog)
 
     def _absorb(self) -> None:
         """Take in what killed extractions have finished, and away what killed imports have begun: every writing verb

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import featstore
-from featstore.errors import NotFoundError, PluginError
+from featstore.errors import NotFoundError, PluginError, UsageError
 from featstore.plugins import Plugins
 
 POOLER = "@featstore.hookimpl\ndef featstore_poolers():\n    yield featstore.PoolerSpec({name!r}, load=lambda: len)\n"
@@ -62,7 +62,7 @@ class TestOurs:
     def test_all_load(self) -> None:
         plugins = Plugins.load(strict=True)
         found = {row["plugin"]: row for row in plugins.describe()}
-        assert {"timm", "poolers", "fusers", "readers", "exporters"} <= set(found)
+        assert {"timm", "poolers", "fusers", "steps", "readers", "exporters"} <= set(found)
         assert found["poolers"]["version"] == featstore.__version__
         assert found["timm"]["provides"] == "backbone timm:…"
         assert found["poolers"]["provides"].startswith("pooler cls, first, flatten, gem, grid, last, max, mean,")
@@ -72,7 +72,10 @@ class TestOurs:
         plugins = Plugins.load()
         assert plugins.backbone("timm:resnet18").name == "timm:resnet18"
         assert callable(plugins.pooler("gem(3)", "tokens"))
-        assert plugins.fuser("concat").name == "concat"
+        assert plugins.spec("fuser", "concat").name == "concat"
+        assert isinstance(plugins.fuser("kronecker(8)"), featstore.Fuser)
+        assert isinstance(plugins.step("impute(median)"), featstore.Step)
+        assert isinstance(plugins.step("onehot", "categories"), featstore.Step)
         assert plugins.reader("A/B.PNG").suffixes
         assert plugins.exporter(Path("x.Parquet")).suffix == ".parquet"
         assert plugins.reads("x.jpg")
@@ -319,9 +322,45 @@ class TestLookups:
         with pytest.raises(NotFoundError, match=r"'x\.parqet'\. Did you mean '\.parquet'\?"):
             Plugins.load().exporter(Path("x.parqet"))
 
-    def test_an_unknown_fuser(self) -> None:
+    def test_an_unknown_fuser_or_step(self) -> None:
         with pytest.raises(NotFoundError, match="Did you mean 'concat'"):
             Plugins.load().fuser("concta")
+        with pytest.raises(NotFoundError, match="Did you mean 'standardize'"):
+            Plugins.load().step("standardise")
+
+    def test_each_is_a_new_one(self) -> None:
+        plugins = Plugins.load()
+        assert plugins.fuser("pca(2)") is not plugins.fuser("pca(2)")
+        assert plugins.step("standardize") is not plugins.step("standardize")
+
+    def test_steps_for_something_else(self) -> None:
+        plugins = Plugins.load()
+        with pytest.raises(
+            NotFoundError, match=r"'onehot' works on categories, not on numbers.\n  next: one of: .*pca"
+        ):
+            plugins.step("onehot")
+        with pytest.raises(
+            NotFoundError, match=r"'pca' works on numbers, not on categories.\n  next: one of: onehot, "
+        ):
+            plugins.step("pca(2)", "categories")
+
+    @pytest.mark.parametrize("text", ["standardize(3)", "pca", "pca(1,2)", "impute", "select()", "l2(max)"])
+    def test_arguments_that_dont_fit(self, text: str) -> None:
+        with pytest.raises(UsageError, match="doesn't fit"):
+            Plugins.load().step(text)
+
+    @pytest.mark.parametrize("text", ["concat(1)", "cca", "late(2)", "kronecker(1,2)"])
+    def test_arguments_that_dont_fit_a_fuser(self, text: str) -> None:
+        with pytest.raises(UsageError, match="doesn't fit"):
+            Plugins.load().fuser(text)
+
+    def test_what_is_made_is_looked_at(self, file: Callable[[str, str], str]) -> None:
+        path = file("lab.py", "@featstore.hookimpl\ndef featstore_steps():\n    yield featstore.StepSpec('s', list)\n")
+        with pytest.raises(PluginError, match="'s' gave list, not a Step"):
+            Plugins.load([path]).step("s")
+
+    def test_what_fitted_tables_may_hold(self) -> None:
+        assert "sklearn.feature_selection._univariate_selection.f_classif" in Plugins.load().trusted()
 
 
 class TestProvenance:

@@ -13,7 +13,7 @@ import featstore
 from featstore.errors import NotFoundError, UsageError
 from featstore.plugins import Plugins
 from featstore.scaffold import KINDS, scaffold
-from featstore.testing import check_fuser, check_pooler, check_reader
+from featstore.testing import check_fuser, check_pooler, check_reader, check_step
 
 
 def module(folder: Path) -> str:
@@ -58,9 +58,10 @@ def test_it_registers_something(kind: str, tmp_path: Path) -> None:
     assert ("lab-own:cells" if kind == "backbone" else "lab-own") in names
 
 
-def test_poolers_fusers_and_readers_keep_every_law(tmp_path: Path) -> None:
+def test_poolers_fusers_steps_and_readers_keep_every_law(tmp_path: Path) -> None:
     check_pooler("lab-pool", plugins=[module(scaffold("pooler", "lab-pool", tmp_path))])
     check_fuser("lab-fuse", plugins=[module(scaffold("fuser", "lab-fuse", tmp_path))])
+    check_step("lab-step", plugins=[module(scaffold("step", "lab-step", tmp_path))])
     file = tmp_path / "a.lab_read"
     file.write_bytes(bytes([4, 0, 0, 0, 6, 0, 0, 0, *range(24)]))
     check_reader("lab-read", plugins=[module(scaffold("reader", "lab-read", tmp_path))], files=[file])

@@ -1,4 +1,10 @@
-"""Aligning inputs by patient, in SQL: never by position. Every patient that is lost is counted, with the reason."""
+"""Aligning inputs by patient, visit or sample, in SQL: never by position. Whoever is lost is counted, with the reason.
+
+Within one connection, :func:`align` leaves temporary tables that the checks for leakage look at:
+
+- ``aligned(position, patient, patient_id, visit_id, sample_key, split, label, label_type, …)``: a table's rows
+- ``used_<n>(position, sample, sample_key, segment, row)``: the stored vectors that go into each row from input n
+"""
 
 from __future__ import annotations
 
@@ -7,42 +13,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.connection import arrow, first, identifier, registered
-from featstore.catalog.identity import lookalike, lookalikes
-from featstore.catalog.order import natural
+from featstore.catalog import alignment_inputs as inputs_sql
+from featstore.catalog import alignment_rows as rows_sql
+from featstore.catalog import alignment_tables as tables_sql
+from featstore.catalog.alignment_inputs import VectorInput
+from featstore.catalog.alignment_labels import Labels
+from featstore.catalog.alignment_tables import DatedTable
+from featstore.catalog.connection import arrow
+from featstore.catalog.identity import lookalikes
 from featstore.catalog.tabular import run_of
-from featstore.errors import ConflictError, LeakageError, NotFoundError
+from featstore.errors import LeakageError, NotFoundError
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from featstore.catalog.feature_sets import FeatureSet
-
-
-_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "BOOLEAN"}
-_FLOATS = {"FLOAT", "DOUBLE"}
-
-
-@dataclass(frozen=True, slots=True)
-class VectorInput:
-    """One input that is made of vectors."""
-
-    alias: str
-    feature_set: FeatureSet
-    modality: str | None
-    aggregated: bool
+#: What names a row of each entity.
+KEYS = {
+    "patient": ("patient_id",),
+    "visit": ("patient_id", "visit_id"),
+    "sample": ("patient_id", "visit_id", "sample_key"),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class LabelColumn:
-    """A label that a tabular data set gives instead of the patients' own."""
+class Wanted:
+    """What is to be aligned.
 
-    table: str
-    column: str
+    Attributes:
+        tables: the tabular data sets; those that are dated with what dates them.
+        scheme: its id and name; None for rows without splits.
+        chosen: a table of ``sample_key`` to keep to, or None for all.
+        as_of: the time of a row: ``acquired_at``, or ``(table, column)``.
+        without: rows that aren't wanted, by their keys (:data:`KEYS`).
+    """
 
-    def __str__(self) -> str:
-        return f"{self.table}.{self.column}"
+    entity: str
+    inputs: Sequence[VectorInput]
+    tables: Sequence[DatedTable]
+    labels: Labels
+    scheme: tuple[int, str] | None = None
+    join: str = "inner"
+    min_modalities: int | None = None
+    chosen: pa.Table | None = None
+    as_of: str | tuple[str, str] | None = None
+    without: pa.Table | None = None
 
 
 @dataclass(slots=True)
@@ -50,255 +65,76 @@ class Alignment:
     """What a table is made of.
 
     Attributes:
-        patients: ``patient_id, split, label, label_type``, by patient_id: the table's rows, in their order.
-        pointers: alias → ``position, segment, row``, by position and natural order of sample_key; position is the
-            patient's row.
+        rows: the table's rows, in their order: the keys (:data:`KEYS`), ``split, label, label_type``; of survival also
+            ``time, event``.
+        pointers: alias → ``position, segment, row, sample_key``, by position and the order that was asked for; position
+            is the row's.
+        table_rows: tabular data set → int64 (rows,), which of its rows goes into each row, in order of
+            ``patient_id`` and time; null where none does.
         runs: alias → the surrogate ids of the runs that made those vectors.
         table_runs: tabular data set, the label's among them → the run that took in these very rows.
+        lost: the keys of what was left out, and the ``reason``.
         report: what each input had, who was lost and why.
     """
 
-    patients: pa.Table
+    rows: pa.Table
     pointers: dict[str, pa.Table] = field(default_factory=dict)
+    table_rows: dict[str, pa.ChunkedArray] = field(default_factory=dict)
     runs: dict[str, list[int]] = field(default_factory=dict)
     table_runs: dict[str, int] = field(default_factory=dict)
+    lost: pa.Table | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def align(
-    connection: duckdb.DuckDBPyConnection,
-    inputs: Sequence[VectorInput],
-    tables: Sequence[str],
-    *,
-    scheme: int | None,
-    scheme_name: str | None,
-    label: LabelColumn | None,
-    labelled: bool,
-    join: str,
-    chosen: pa.Table | None,
-) -> Alignment:
-    """Line up the inputs' vectors and the tables' rows by patient.
-
-    Args:
-        label: None for the patients' own.
-        labelled: patients without a label are left out; where it is False, nobody has one.
-        join: ``inner``, ``left`` or ``outer``.
-        chosen: a table of ``sample_key`` to keep to, or None for all.
+def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
+    """Line up the inputs' vectors and the tables' rows.
 
     Raises:
-        ConflictError: an input mixes modalities, or has several rows of a patient and no aggregation.
+        ConflictError: an input mixes modalities, or has several rows of a patient and no aggregation; labels that
+            aren't what they are said to be.
         NotFoundError: an input is empty, or nobody is left. LeakageError: a patient is in two splits.
     """
-    report: dict[str, Any] = {"inputs": {}, "tables": {}, "lost": []}
-    for position, item in enumerate(inputs):
-        report["inputs"][item.alias] = _gather_input(connection, position, item, chosen)
-    for name in tables:
-        report["tables"][name] = _look_at_table(connection, name)
-    _candidates(connection, inputs, scheme, label, labelled)
+    report: dict[str, Any] = {"entity": wanted.entity, "inputs": {}, "tables": {}, "lost": []}
+    for n, item in enumerate(wanted.inputs):
+        report["inputs"][item.alias] = inputs_sql.gather(connection, n, item, wanted.chosen)
+    for table in wanted.tables:
+        report["tables"][table.name] = tables_sql.look_at(connection, table.name)
+    rows_sql.candidates(connection, wanted)
+    tables_sql.date(connection, wanted, report)
     # One patient under "007" in one input and "7" in another would be lost to an inner join without a word.
     report["lookalikes"] = [list(pair) for pair in lookalikes(connection, "SELECT patient_id FROM candidates")]
-    _lose_patients(connection, inputs, tables, scheme_name, str(label or "label") if labelled else None, join, report)
-    patients = arrow(connection, "SELECT patient_id, split, label, label_type FROM aligned ORDER BY patient_id")
-    if not patients.num_rows:
-        lost = "; ".join(f"{item['patients']} {item['reason']}" for item in report["lost"])
+    before = rows_sql.judge(connection, wanted, report)
+    keys = KEYS[wanted.entity]
+    survival = ", time, event" if wanted.labels.event else ""
+    rows = arrow(
+        connection, f"SELECT {', '.join(keys)}, split, label, label_type{survival} FROM aligned ORDER BY position"
+    )
+    if not rows.num_rows:
+        lost = "; ".join(f"{item['rows']} {item['reason']}" for item in report["lost"])
         raise NotFoundError(
-            f"No patient is left for this table: {lost or 'no input has any'}.",
-            hint=("--label none, where there are no labels; or " if labelled else "") + "featstore ls samples",
+            f"No {wanted.entity} is left for this table: {lost or 'no input has any'}.",
+            hint=("--label none, where there are no labels; or " if wanted.labels else "") + "featstore ls samples",
         )
-    _check_splits(patients)
-    report["rows"] = patients.num_rows
-    report["by_split"] = _by_split(connection)
-    result = Alignment(patients, report=report)
-    for position, item in enumerate(inputs):
-        result.pointers[item.alias] = arrow(
-            connection,
-            f"SELECT a.position, i.segment, i.row FROM aligned a JOIN input_{position} i USING (patient) "
-            f"ORDER BY a.position, {natural('i.sample_key')}",
-        )
-        runs = connection.execute(
-            f"SELECT DISTINCT g.run FROM aligned a JOIN input_{position} i USING (patient) "
-            "JOIN core.segment g ON g.id = i.segment ORDER BY 1"
-        ).fetchall()
-        result.runs[item.alias] = [int(row[0]) for row in runs]
-    for name in (*tables, *([label.table] if label else [])):
+    _check_splits(rows)
+    report["rows"] = rows.num_rows
+    report["by_split"] = rows_sql.by_split(connection)
+    report["coverage"] = rows_sql.coverage(connection, [i.alias for i in wanted.inputs], before)
+    result = Alignment(rows, report=report, lost=rows_sql.lost(connection, keys))
+    for n, item in enumerate(wanted.inputs):
+        report["inputs"][item.alias]["dropped_samples"] = inputs_sql.use(connection, n, item)
+        result.pointers[item.alias], result.runs[item.alias] = inputs_sql.pointers(connection, n, item)
+    for m, table in enumerate(wanted.tables):
+        result.table_rows[table.name] = rows_sql.table_rows(connection, m)
+    for name in (*(t.name for t in wanted.tables), *wanted.labels.tables):
         result.table_runs[name] = run_of(connection, name)
     return result
 
 
-def _gather_input(
-    connection: duckdb.DuckDBPyConnection, position: int, item: VectorInput, chosen: pa.Table | None
-) -> dict[str, Any]:
-    """Make ``input_<position>`` of an input's current vectors, and check that it is one row a patient, or can be."""
-    name = f"input_{position}"
-    query = (
-        f"CREATE TEMP TABLE {name} AS SELECT s.id, s.patient, s.modality, s.sample_key, v.segment, v.row "
-        "FROM core.vector v JOIN core.sample s ON s.id = v.sample AND s.content = v.content "
-        "WHERE v.feature_set = $feature_set AND ($modality IS NULL OR s.modality = $modality)"
-    )
-    parameters = {"feature_set": item.feature_set.id, "modality": item.modality}
-    if chosen is None:
-        connection.execute(query, parameters)
-    else:
-        with registered(connection, chosen=chosen):
-            connection.execute(f"{query} AND s.sample_key IN (SELECT sample_key FROM chosen)", parameters)
-    samples, patients, modalities = first(
-        connection.execute(f"SELECT count(*), count(DISTINCT patient), list_sort(list(DISTINCT modality)) FROM {name}")
-    ) or (0, 0, None)
-    known = [
-        str(r[0])
-        for r in connection.execute(
-            "SELECT DISTINCT s.modality FROM core.vector v JOIN core.sample s ON s.id = v.sample "
-            "AND s.content = v.content WHERE v.feature_set = ? ORDER BY 1",
-            [item.feature_set.id],
-        ).fetchall()
-    ]
-    if not samples:
-        of = f" of modality {item.modality!r}" if item.modality else ""
-        of += " that meet the --where" if chosen is not None else ""
-        raise NotFoundError(
-            f"The input {item.alias!r} is empty: {item.feature_set} has no vectors{of}.",
-            hint=f"modalities that it has: {', '.join(known) or 'none yet; run featstore extract'}",
-        )
-    if len(modalities) > 1:
-        raise ConflictError(
-            f"The input {item.alias!r} would mix modalities: {item.feature_set} has {', '.join(modalities)}.",
-            hint=f"name one: --input {item.alias}={item.feature_set}/{modalities[0]}:mean",
-        )
-    if not item.aggregated and samples > patients:
-        raise ConflictError(
-            f"The input {item.alias!r} has several rows of a patient: {samples} of {patients} patients.",
-            hint=f"say how they become one: --input {item.alias}={item.feature_set}/{modalities[0]}:mean",
-        )
-    failed, pending = _lacking(connection, name, item.feature_set.id, modalities[0], chosen)
-    return {
-        "feature_set": str(item.feature_set), "modality": modalities[0], "samples": samples, "patients": patients,
-        "failed_samples": failed, "pending_samples": pending,
-    }  # fmt: skip
-
-
-def _lacking(
-    connection: duckdb.DuckDBPyConnection, name: str, feature_set: int, modality: str, chosen: pa.Table | None
-) -> tuple[int, int]:
-    """How many samples of an input's modality have no current vector: failed ones, and those not extracted (again)."""
-    keys = chosen if chosen is not None else arrow(connection, "SELECT sample_key FROM core.sample WHERE false")
-    with registered(connection, chosen=keys):
-        counts = first(
-            connection.execute(
-                "SELECT count(*) FILTER (failed), count(*) FILTER (NOT failed) FROM (SELECT s.id IN ("
-                "SELECT f.sample FROM core.failure f JOIN core.segment g ON g.run = f.run JOIN core.sample o "
-                "ON o.id = f.sample AND o.content = f.content WHERE f.resolved_at IS NULL "
-                "AND g.feature_set = $feature_set) AS failed FROM core.sample s "
-                f"WHERE s.modality = $modality AND s.id NOT IN (SELECT id FROM {name}) "
-                "AND ($every OR s.sample_key IN (SELECT sample_key FROM chosen)))",
-                {"feature_set": feature_set, "modality": modality, "every": chosen is None},
-            )
-        )
-    return counts or (0, 0)
-
-
-def _look_at_table(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
-    rows, known = first(
-        connection.execute(
-            f'SELECT count(*), count(p.id) FROM tabular."{name}" t LEFT JOIN core.patient p USING (patient_id)'
-        )
-    ) or (0, 0)
-    alike = connection.execute(
-        f'SELECT t.patient_id, p.patient_id FROM tabular."{name}" t JOIN core.patient p '
-        f"ON {lookalike('t.patient_id')} = {lookalike('p.patient_id')} "
-        "WHERE t.patient_id NOT IN (SELECT patient_id FROM core.patient) ORDER BY ALL LIMIT 20"
-    ).fetchall()
-    return {"rows": rows, "patients": known, "lookalikes": [list(pair) for pair in alike]}
-
-
-def _candidates(
-    connection: duckdb.DuckDBPyConnection,
-    inputs: Sequence[VectorInput],
-    scheme: int | None,
-    label: LabelColumn | None,
-    labelled: bool,
-) -> None:
-    """Make ``candidates``: every patient of any input, with split and label."""
-    union = " UNION ".join(f"SELECT DISTINCT patient FROM input_{i}" for i in range(len(inputs)))
-    value, kind, source = "p.label" if labelled else "NULL::VARCHAR", "p.label_type", ""
-    if label is not None:
-        column = f"t.{identifier(label.column)}"
-        row = first(connection.execute(f'SELECT typeof(any_value({column})) FROM tabular."{label.table}" t'))
-        type_ = row[0] if row else "VARCHAR"
-        kind = "'int'" if type_ in _INTEGERS else "'float'" if type_ in _FLOATS else "'str'"
-        value = f"{column}::VARCHAR"
-        if type_ == "BOOLEAN":
-            value = f"{column}::INTEGER::VARCHAR"
-        elif type_ in _FLOATS:  # NaN is no value either
-            value = f"CASE WHEN isnan({column}) THEN NULL ELSE {column}::VARCHAR END"
-        source = f'LEFT JOIN tabular."{label.table}" t ON t.patient_id = p.patient_id'
-    connection.execute(
-        f"CREATE TEMP TABLE candidates AS SELECT p.id AS patient, p.patient_id, x.split, {value} AS label, "
-        f"CASE WHEN {value} IS NULL THEN NULL ELSE {kind} END AS label_type FROM core.patient p "
-        f"JOIN ({union}) u ON u.patient = p.id "
-        f"LEFT JOIN (FROM core.split WHERE scheme = $scheme) x ON x.patient = p.id {source}",
-        {"scheme": scheme},
-    )
-
-
-def _lose_patients(
-    connection: duckdb.DuckDBPyConnection,
-    inputs: Sequence[VectorInput],
-    tables: Sequence[str],
-    scheme_name: str | None,
-    label: str | None,
-    join: str,
-    report: dict[str, Any],
-) -> None:
-    """Make ``aligned`` of the candidates that meet every condition; count the others at the first one they fail."""
-    conditions = []
-    if scheme_name is not None:
-        conditions.append((f"in no split of the scheme {scheme_name!r}", "split IS NOT NULL"))
-    if label is not None:
-        conditions.append((f"without a value of {label!r}", "label IS NOT NULL"))
-    has = [(f"without {i.alias!r}", f"patient IN (SELECT patient FROM input_{n})") for n, i in enumerate(inputs)]
-    has_row = [(f"without a row in {t!r}", f'patient_id IN (SELECT patient_id FROM tabular."{t}")') for t in tables]
-    if join == "inner":
-        conditions += has + has_row
-    elif join == "left":
-        conditions += has[:1]
-    start = first(connection.execute("SELECT count(*) FROM candidates"))
-    report["candidates"] = start[0] if start else 0
-    kept = "true"
-    for reason, condition in conditions:
-        lost = first(
-            connection.execute(
-                "SELECT count(*), list(patient_id ORDER BY patient_id)[:5] FROM candidates "
-                f"WHERE ({kept}) AND NOT ({condition})"
-            )
-        )
-        if lost and lost[0]:
-            report["lost"].append({"reason": reason, "patients": lost[0], "such_as": lost[1]})
-        kept += f" AND ({condition})"
-    connection.execute(
-        "CREATE TEMP TABLE aligned AS SELECT patient, patient_id, split, label, label_type, "
-        f"row_number() OVER (ORDER BY patient_id) - 1 AS position FROM candidates WHERE {kept}"
-    )
-
-
-def _check_splits(patients: pa.Table) -> None:
+def _check_splits(rows: pa.Table) -> None:
     """The catalog's key makes this impossible; a table that leaked would be worth a second look all the same."""
-    ids = patients.column("patient_id").to_pylist()
-    if len(set(ids)) < len(ids):
-        twice = sorted(i for i, count in Counter(ids).items() if count > 1)[:5]
+    pairs = set(zip(rows.column("patient_id").to_pylist(), rows.column("split").to_pylist(), strict=True))
+    twice = sorted(patient for patient, count in Counter(patient for patient, _ in pairs).items() if count > 1)
+    if twice:
         raise LeakageError(
-            f"Patients stand in more than one split: {', '.join(twice)}.",
-            hint="restore the catalog from a backup",
+            f"Patients stand in more than one split: {', '.join(twice[:5])}.", hint="restore the catalog from a backup"
         )
-
-
-def _by_split(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    rows = connection.execute(
-        "SELECT coalesce(split, ''), label, label_type, count(*) FROM aligned GROUP BY ALL ORDER BY ALL"
-    ).fetchall()
-    counts: dict[str, Any] = {}
-    for split, label, kind, n in rows:
-        entry = counts.setdefault(split, {"rows": 0, "labels": {}})
-        entry["rows"] += n
-        if label is not None and kind != "float":  # a number has no classes to count
-            entry["labels"][label] = n
-    return counts

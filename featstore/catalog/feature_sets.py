@@ -92,6 +92,13 @@ def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> FeatureSet:
     )
 
 
+def by_id(connection: duckdb.DuckDBPyConnection, id: int) -> FeatureSet:
+    """The version of this surrogate id, which the catalog's own rows name."""
+    row = first(connection.execute(f"{_SELECT} WHERE id = ?", [id]))
+    assert row
+    return _one(row)
+
+
 def add(
     connection: duckdb.DuckDBPyConnection,
     name: str,

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featstore.catalog.connection import first
+from featstore.catalog.connection import CONFIG, Catalog, exclusive, first, retry_busy
 from featstore.errors import MigrationError
+from featstore.files import fsync
 
 if TYPE_CHECKING:
     import duckdb
@@ -147,6 +150,29 @@ def apply(connection: duckdb.DuckDBPyConnection, known: list[Migration] | None =
                 f"Migration {migration.version:04} {migration.name} failed, and left the catalog as it was: {error}"
             ) from error
     return todo
+
+
+def migrate(catalog: Catalog) -> list[str]:
+    """Bring a catalog to this code's migrations; returns those applied. A copy of the old one is kept beside it."""
+    import duckdb
+
+    path = catalog.path
+    with exclusive(path):
+        connection = retry_busy(lambda: duckdb.connect(str(path), config=CONFIG), path, catalog.wait_s)
+        try:
+            todo = pending(connection)
+            if todo:
+                connection.execute("CHECKPOINT")
+                copy = path.with_name(f"catalog-before-{todo[0].version:04}.duckdb")
+                # By another process: had this one opened the file beside DuckDB, closing it again would drop
+                # DuckDB's lock, as POSIX has it, and let others write in the middle of the migration.
+                script = "import shutil, sys; shutil.copy2(sys.argv[1], sys.argv[2])"
+                subprocess.run([sys.executable, "-c", script, path, copy], check=True)
+                fsync(copy)
+                apply(connection)
+        finally:
+            connection.close()
+    return [f"{m.version:04} {m.name}" for m in todo]
 
 
 def schema_sql() -> str:

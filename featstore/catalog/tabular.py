@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.connection import arrow, first, registered
+from featstore.catalog.connection import arrow, first, identifier, registered
 from featstore.catalog.identity import lookalike
 from featstore.catalog.runs import add_run
 from featstore.errors import ConflictError, NotFoundError, UsageError, did_you_mean
@@ -61,8 +61,14 @@ def put(
     content_hash: str,
     run_id: str,
     facts: Mapping[str, Any],
+    *,
+    time: str | None = None,
 ) -> None:
-    """Create or replace the table, its view and its record. A table keeps the spelling of its name."""
+    """Create or replace the table, its view and its record. A table keeps the spelling of its name.
+
+    Args:
+        time: the column that dates its rows; None where there is one a patient.
+    """
     run = add_run(connection, run_id, facts, done=rows.num_rows)
     old = first(connection.execute("SELECT name FROM core.tabular WHERE lower(name) = lower(?)", [name]))
     with registered(connection, _incoming=rows):  # no table's name begins so
@@ -74,11 +80,13 @@ def put(
         connection.execute(f'CREATE VIEW main."{name}" AS SELECT * FROM tabular."{name}"')
     if old:
         connection.execute(
-            "UPDATE core.tabular SET row_count = ?, content_hash = ?, run = ? WHERE name = ?",
-            [rows.num_rows, content_hash, run, name],
+            "UPDATE core.tabular SET row_count = ?, content_hash = ?, run = ?, time_column = ? WHERE name = ?",
+            [rows.num_rows, content_hash, run, time, name],
         )
     else:
-        connection.execute("INSERT INTO core.tabular VALUES (?, ?, ?, ?)", [name, rows.num_rows, content_hash, run])
+        connection.execute(
+            "INSERT INTO core.tabular VALUES (?, ?, ?, ?, ?)", [name, rows.num_rows, content_hash, run, time]
+        )
 
 
 def names(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -93,11 +101,11 @@ def run_of(connection: duckdb.DuckDBPyConnection, name: str) -> int:
     return int(row[0])
 
 
-def fetch(connection: duckdb.DuckDBPyConnection, name: str) -> pa.Table:
-    """All rows of a tabular data set, by patient_id.
+def fetch(connection: duckdb.DuckDBPyConnection, name: str, time: str | None = None) -> pa.Table:
+    """All rows of a tabular data set, by patient_id; of a dated one by time, too.
 
     Raises:
-        NotFoundError: no such table, with a suggestion.
+        NotFoundError: no such table or column of time, with a suggestion. UsageError: that column holds no times.
     """
     known = names(connection)
     if name not in known:
@@ -105,4 +113,25 @@ def fetch(connection: duckdb.DuckDBPyConnection, name: str) -> pa.Table:
             f"There is no table {name!r} in the catalog.{did_you_mean(name, known)}",
             hint=f"featstore ingest-table FILE --name {name}",
         )
-    return arrow(connection, f'SELECT * FROM tabular."{name}" ORDER BY patient_id')
+    if time is None:
+        return arrow(connection, f'SELECT * FROM tabular."{name}" ORDER BY patient_id')
+    kinds = {
+        str(column): str(kind)
+        for column, kind in connection.execute(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = 'tabular' AND table_name = ? "
+            "AND database_name = current_database()",
+            [name],
+        ).fetchall()
+    }
+    if time not in kinds:
+        raise NotFoundError(
+            f"The table {name!r} has no column {time!r}.{did_you_mean(time, kinds)}",
+            hint=f"its columns: {', '.join(kinds)}",
+        )
+    if not kinds[time].startswith(("TIMESTAMP", "DATE")):
+        dated = [column for column, kind in kinds.items() if kind.startswith(("TIMESTAMP", "DATE"))]
+        raise UsageError(
+            f"The column {time!r} of {name!r} holds {kinds[time]}, not times.",
+            hint=f"columns with times: {', '.join(dated) or 'none; write them as 2024-05-31 or 2024-05-31T12:00:00'}",
+        )
+    return arrow(connection, f'SELECT * FROM tabular."{name}" ORDER BY patient_id, {identifier(time)}')

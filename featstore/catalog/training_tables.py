@@ -30,6 +30,8 @@ class Row:
     data_hash: str
     recipe: Mapping[str, Any]
     report: Mapping[str, Any]
+    entity: str = "patient"
+    folds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,31 @@ class Input:
     tabular: str | None = None
     modality: str | None = None
     aggregation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What one fitted object learned from; ``fold`` is empty where there are no folds."""
+
+    fold: str
+    train_rows: int
+    train_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """What tells a version from the one that would be made next.
+
+    Attributes:
+        inputs: alias and surrogate id of the feature set, of every vector input, in order.
+    """
+
+    version: int
+    path: str
+    recipe: dict[str, Any]
+    scheme: int | None
+    data_hash: str
+    inputs: list[tuple[str, int]]
 
 
 def next_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
@@ -68,46 +95,42 @@ def next_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
     return int(row[0]) + 1 if row and row[0] else 1
 
 
-def same_as_latest(
-    connection: duckdb.DuckDBPyConnection,
-    recipe: Mapping[str, Any],
-    inputs: Sequence[tuple[str, int]],
-    scheme: int | None,
-    data_hash: str,
-) -> tuple[int, str] | None:
-    """Version and path of the latest version, if recipe, inputs, scheme and bytes are all the same."""
+def latest(connection: duckdb.DuckDBPyConnection, name: str) -> Latest | None:
+    """The latest version of a table, if there is one."""
     row = first(
         connection.execute(
             "SELECT id, version, path, recipe, scheme, data_hash FROM core.training_table WHERE name = ? "
             "ORDER BY version DESC LIMIT 1",
-            [recipe["name"]],
+            [name],
         )
     )
-    if not row or (json.loads(row[3]), row[4], row[5]) != (dict(recipe), scheme, data_hash):
+    if not row:
         return None
-    have = connection.execute(
+    inputs = connection.execute(
         "SELECT alias, feature_set FROM core.table_input WHERE training_table = ? AND feature_set IS NOT NULL "
         "ORDER BY position",
         [row[0]],
     ).fetchall()
-    return (row[1], row[2]) if have == list(inputs) else None
+    return Latest(row[1], row[2], json.loads(row[3]), row[4], row[5], inputs)
 
 
 def put(
     connection: duckdb.DuckDBPyConnection,
     row: Row,
     inputs: Sequence[Input],
+    fits: Sequence[Fit],
     run_id: str,
     facts: Mapping[str, Any],
 ) -> None:
-    """Add a version with its inputs, in their order."""
+    """Add a version with its inputs, in their order, what it was fitted on, and what its report says was allowed."""
     run = add_run(connection, run_id, facts, done=row.rows)
     found = first(connection.execute(
         "INSERT INTO core.training_table SELECT coalesce((SELECT max(id) FROM core.training_table), 0) + 1, "
-        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? RETURNING id",
+        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? RETURNING id",
         [
             row.name, row.version, row.label, row.scheme, row.rows, row.path, row.data_hash, json.dumps(row.recipe),
             json.dumps(row.report), datetime.fromisoformat(facts["started_at"]), run,
+            row.entity, row.folds,
         ],
     ))  # fmt: skip
     assert found
@@ -119,6 +142,63 @@ def put(
                 item.runs,
             ],
         )  # fmt: skip
+    for fit in fits:
+        connection.execute(
+            "INSERT INTO core.fit VALUES (?, ?, ?, ?)", [found[0], fit.fold, fit.train_rows, fit.train_hash]
+        )
+    for item in row.report.get("allowed", ()):
+        connection.execute(
+            "INSERT INTO core.allowed VALUES (?, ?, ?, ?)", [found[0], item["kind"], item["reason"], item["found"]]
+        )
+
+
+def fits(connection: duckdb.DuckDBPyConnection, name: str, version: int) -> dict[str, str]:
+    """Fold → the hash of the rows that its fitted objects learned from; none for versions of before."""
+    rows = connection.execute(
+        "SELECT f.fold, f.train_hash FROM core.fit f JOIN core.training_table t ON t.id = f.training_table "
+        "WHERE t.name = ? AND t.version = ? ORDER BY 1",
+        [name, version],
+    ).fetchall()
+    return {str(fold): str(digest) for fold, digest in rows}
+
+
+def inputs(connection: duckdb.DuckDBPyConnection, name: str, version: int) -> list[Input]:
+    """What a version is made of, in order."""
+    rows = connection.execute(
+        "SELECT i.alias, i.runs, i.feature_set, i.tabular, i.modality, i.aggregation FROM core.table_input i "
+        "JOIN core.training_table t ON t.id = i.training_table WHERE t.name = ? AND t.version = ? ORDER BY i.position",
+        [name, version],
+    ).fetchall()
+    return [Input(*row) for row in rows]
+
+
+def versions(connection: duckdb.DuckDBPyConnection, name: str, version: int) -> dict[str, int]:
+    """Alias → the version of the feature set, of every vector input."""
+    rows = connection.execute(
+        "SELECT i.alias, f.version FROM core.table_input i JOIN core.training_table t ON t.id = i.training_table "
+        "JOIN core.feature_set f ON f.id = i.feature_set WHERE t.name = ? AND t.version = ?",
+        [name, version],
+    ).fetchall()
+    return {str(alias): int(v) for alias, v in rows}
+
+
+def run_name(connection: duckdb.DuckDBPyConnection, run: int) -> str:
+    """The run of a surrogate id."""
+    row = first(connection.execute("SELECT run_id FROM core.run WHERE id = ?", [run]))
+    assert row
+    return str(row[0])
+
+
+def packages(connection: duckdb.DuckDBPyConnection, name: str, version: int) -> dict[str, str]:
+    """Packages and their versions, of the run that made a table."""
+    row = first(
+        connection.execute(
+            "SELECT r.provenance->'packages' FROM core.training_table t JOIN core.run r ON r.id = t.run "
+            "WHERE t.name = ? AND t.version = ?",
+            [name, version],
+        )
+    )
+    return dict(json.loads(row[0])) if row and row[0] else {}
 
 
 def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:

@@ -48,9 +48,19 @@ def ls(store: Store, noun: str, form: str) -> None:
 @click.command()
 @with_store
 @click.argument("name")
+@click.option("--recipe", "as_recipe", is_flag=True, help="Print a training table's recipe, as materialize takes it.")
 @json_option
-def show(store: Store, name: str, as_json: bool) -> None:
+def show(store: Store, name: str, as_recipe: bool, as_json: bool) -> None:
     """Show everything about one feature set, table, run, split scheme or sample, NAME or NAME@vK."""
+    if as_recipe:
+        from featstore.tables import recipe_file
+
+        recipe = recipe_file.from_json(store.table(name).recipe)
+        if as_json:
+            print_json(recipe.to_json())
+        else:
+            click.echo(recipe_file.to_yaml(recipe), nl=False)
+        return
     found = store.show(name)
     if as_json:
         print_json(found)

@@ -1,4 +1,4 @@
-"""ingest, ingest-table, split."""
+"""ingest, ingest-table."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import json_option, ratios, with_store
-from featstore.cli.output import note, note_lookalikes, plural, print_json, print_table
+from featstore.cli.options import json_option, with_store
+from featstore.cli.output import note, note_lookalikes, plural, print_json
 from featstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -155,11 +155,12 @@ def ingest(
 @with_store
 @click.argument("file")
 @click.option("--name", required=True, help="What the table is called in SQL and in --table.")
+@click.option("--time", metavar="COLUMN", help="It is dated: one row a patient and time, as laboratory values are.")
 @click.option("--replace", is_flag=True, help="Put these rows in place of those of that name.")
 @json_option
-def ingest_table(store: Store, file: str, name: str, replace: bool, as_json: bool) -> None:
+def ingest_table(store: Store, file: str, name: str, time: str | None, replace: bool, as_json: bool) -> None:
     """Keep a CSV or Parquet, keyed by patient_id, as a table of the catalog."""
-    result = store.ingest_table(file, name=name, replace=replace)
+    result = store.ingest_table(file, name=name, time=time, replace=replace)
     if as_json:
         print_json(asdict(result))
         return
@@ -169,59 +170,3 @@ def ingest_table(store: Store, file: str, name: str, replace: bool, as_json: boo
         note(f"{result.rows - result.known:,} of its patients have no samples here.")
     for theirs, ours in result.lookalikes:
         note(f"  {theirs!r} matches nobody, but looks like the patient {ours!r}.")
-
-
-@click.command()
-@with_store
-@click.option("--scheme", default="default", show_default=True, help="Name of the split scheme.")
-@click.option(
-    "--ratio",
-    "shares",
-    multiple=True,
-    required=True,
-    metavar="SPLIT=SHARE",
-    help="Repeatable; they sum to 1.",
-)
-@click.option("--stratify", metavar="label|site", help="Keep the shares within each value of this column.")
-@click.option(
-    "--holdout",
-    metavar="SQL",
-    help="Condition on the view patients: these are held out, such as \"site <> 'JM'\".",
-)
-@click.option("--holdout-as", default="test", show_default=True, help="The split of those held out.")
-@click.option("--require-modality", "modalities", multiple=True, help="Leave out patients without it; repeatable.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--replace", is_flag=True, help="Make a new version of a scheme that exists.")
-@json_option
-def split(
-    store: Store,
-    scheme: str,
-    shares: tuple[str, ...],
-    stratify: str | None,
-    holdout: str | None,
-    holdout_as: str,
-    modalities: tuple[str, ...],
-    seed: int,
-    replace: bool,
-    as_json: bool,
-) -> None:
-    """Assign every patient to one split; the same seed gives the same split on any machine."""
-    result = store.split(
-        scheme=scheme, ratios=ratios(shares), stratify=stratify, holdout=holdout, holdout_as=holdout_as,
-        require_modalities=modalities, seed=seed, replace=replace,
-    )  # fmt: skip
-    if as_json:
-        print_json(asdict(result))
-        return
-    strata = sorted({name for counts in result.counts.values() for name in counts})
-    total = sum(sum(counts.values()) for counts in result.counts.values())
-    rows = [
-        [name, n := sum(counts.values()), f"{n / total:.1%}", *(counts.get(s, 0) for s in strata if s)]
-        for name, counts in result.counts.items()
-    ]
-    print_table(
-        ["split", "patients", "share", *(f"{stratify} {s}" for s in strata if s)], rows,
-        title=f"{result.scheme} v{result.version}: {plural(total, 'patient')}",
-    )  # fmt: skip
-    for modality, count in result.left_out.items():
-        note(f"{plural(count, 'patient')} without modality {modality} are in no split.")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import json_option, with_store
-from featstore.cli.output import note, note_lookalikes, plural, print_json, print_table
+from featstore.cli.alignment import print_report
+from featstore.cli.options import json_option, pairs, with_store
+from featstore.cli.output import note, plural, print_json
 
 if TYPE_CHECKING:
     from featstore.store import Store
@@ -17,42 +20,106 @@ if TYPE_CHECKING:
 
 @click.command()
 @with_store
-@click.option("--name", required=True, help="Name of the training table.")
+@click.argument("recipe", required=False, metavar="[RECIPE.yaml]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe file's; repeatable.")
+@click.option("--name", help="Name of the training table.")
+@click.option(
+    "--entity",
+    type=click.Choice(["patient", "visit", "sample"]),
+    default="patient",
+    show_default=True,
+    help="What a row is.",
+)
 @click.option(
     "--input",
     "inputs",
     multiple=True,
-    required=True,
     metavar="[ALIAS=]NAME[@vK][/MODALITY][:AGG]",
-    help="Repeatable; AGG pools a patient's rows.",
+    help="Repeatable; AGG pools a row's samples.",
 )
+@click.option(
+    "--input-step",
+    "input_steps",
+    multiple=True,
+    metavar="ALIAS=STEP",
+    help="What an input or table goes through before the fuser; repeatable.",
+)
+@click.option(
+    "--max-samples-per-patient",
+    "max_samples",
+    type=int,
+    metavar="N",
+    help="Pool at most N samples of a row, spread evenly.",
+)
+@click.option("--order-by", metavar="COLUMN", help="acquired_at or an attribute, for poolers such as first and last.")
 @click.option("--table", "tables", multiple=True, help="A table taken in by ingest-table; repeatable.")
-@click.option("--numeric", multiple=True, metavar="COLUMN", help="A number to fuse; repeatable.")
-@click.option("--categorical", multiple=True, metavar="COLUMN", help="A category to fuse, one-hot; repeatable.")
-@click.option("--label", default="label", show_default=True, help="label, TABLE.COLUMN, or none.")
+@click.option("--numeric", multiple=True, metavar="[TABLE.]COLUMN", help="A number to fuse; repeatable.")
+@click.option("--categorical", multiple=True, metavar="[TABLE.]COLUMN", help="A category to fuse; repeatable.")
+@click.option("--encode", multiple=True, metavar="[TABLE=]onehot|ordinal", help="How categories become numbers.")
+@click.option("--as-of", metavar="acquired_at|TABLE.COLUMN", help="The time of a row: nothing later is joined to it.")
+@click.option(
+    "--time",
+    multiple=True,
+    metavar="[TABLE.]COLUMN",
+    help="When a dated table's rows are from: the latest before --as-of counts.",
+)
+@click.option("--within", multiple=True, metavar="[TABLE=]90d", help="How old they may be: 90d, 12h, 4w.")
+@click.option("--label", metavar="label|TABLE.COLUMN|none", help="Default: label, the patients' own.")
+@click.option("--label-kind", type=click.Choice(["classes", "number"]), help="Default: number where it is a float.")
+@click.option("--survival", metavar="TIME,EVENT", help="In place of --label: TABLE.COLUMN each.")
 @click.option("--scheme", help="The split scheme; what is learned is learned from its train rows only.")
 @click.option("--where", metavar="SQL", help="Condition on the view samples.")
-@click.option("--join", type=click.Choice(["inner", "left", "outer"]), default="inner", show_default=True)
+@click.option(
+    "--join",
+    type=click.Choice(["inner", "left", "outer"]),
+    help="Rows with every input (inner, the default), with the first, with any.",
+)
+@click.option("--min-modalities", type=int, metavar="K", help="In place of --join: rows with at least K inputs.")
+@click.option(
+    "--missing",
+    metavar="none|mean|median|zero|knn",
+    help="What fills missing values; has_ columns say where. Default: none.",
+)
+@click.option("--impute", type=click.Choice(["none", "mean"]), help="--missing, by its former name.")
 @click.option("--fuser", default="concat", show_default=True)
 @click.option(
-    "--impute",
-    type=click.Choice(["none", "mean"]),
-    default="none",
-    show_default=True,
-    help="For missing values; has_ columns say where.",
+    "--step",
+    "steps",
+    multiple=True,
+    metavar="NAME[(ARGS)]",
+    help="What the fused vector goes through: standardize, 'pca(32)'; repeatable, in order.",
 )
-@click.option("--standardize", is_flag=True, help="To zero mean and unit variance.")
-@click.option("--pca", type=float, metavar="N", help="Components, or a share of the variance below 1.")
-@click.option("--out", metavar="FILE", help="Also write it there: .parquet, .csv, .npy, .h5, .zarr, .h5ad.")
+@click.option("--standardize", is_flag=True, help="--step standardize: zero mean and unit variance.")
+@click.option("--pca", type=float, metavar="N", help="Then --step 'pca(N)': components, or a share of the variance.")
+@click.option(
+    "--near-duplicates", type=float, metavar="COSINE", help="Refuse vectors of two splits' patients that are so alike."
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="KIND=REASON",
+    help="A leak that is known and wanted, such as same-content; the reason is kept. Repeatable.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of what is drawn at random.")
+@click.option("--out", metavar="FILE", help="Also write it there: .parquet, .csv, .npy, .npz, .h5, .zarr, .h5ad.")
 @click.option("--wide", is_flag=True, help="One column a feature in --out.")
 @json_option
-def materialize(store: Store, as_json: bool, **fields: Any) -> None:
-    """Make a versioned training table: align by patient, fit on train, fuse, write."""
-    result = store.materialize(**fields)
+def materialize(store: Store, as_json: bool, **given: Any) -> None:
+    """Make a versioned training table: align by patient, fit on train, fuse, write.
+
+    From a recipe file, or from flags; `featstore show TABLE --recipe` prints either as a file.
+
+    \b
+    featstore materialize grade.yaml --set scheme=cv --out grade.parquet
+    featstore materialize --name grade --input a=r18/A:mean --scheme default --step standardize --step 'pca(32)'
+    """  # fmt: skip
+    file, settings = given.pop("recipe"), given.pop("settings")
+    given["allow"] = pairs(given["allow"], "--allow")
+    result = _from_file(store, file, settings, **given) if file else _from_flags(store, settings, **given)
     if as_json:
         print_json(asdict(result))
         return
-    _print_report(result)
+    print_report(result.report, result.path)
     state = "is unchanged" if result.unchanged else "was written"
     shape = f"{plural(result.rows, 'row')} × {result.width} fused features"
     note(f"{result.name}@v{result.version} {state}: {shape}, {result.path}")
@@ -60,41 +127,29 @@ def materialize(store: Store, as_json: bool, **fields: Any) -> None:
         note(f"Exported to {result.out}.")
 
 
-def _print_report(result: MaterializeResult) -> None:
-    report = result.report
-    inputs = [
-        [alias, facts["feature_set"], facts["modality"], facts["aggregation"] or "", facts["patients"],
-         facts["samples"], facts["failed_samples"], facts["pending_samples"], facts["missing"]]
-        for alias, facts in report["inputs"].items()
-    ]  # fmt: skip
-    print_table(
-        ["input", "feature set", "modality", "aggregation", "patients", "samples", "failed", "pending", "missing here"],
-        inputs, title="Inputs",
-    )  # fmt: skip
-    if pending := sum(facts["pending_samples"] for facts in report["inputs"].values()):
-        note(f"{plural(pending, 'sample')} have no current vector and are left out.\n  next: featstore extract")
-    for name, facts in report["tables"].items():
-        gaps = "".join(f", {column} is missing for {n}" for column, n in facts["gaps"].items())
-        note(f"Table {name!r}: {facts['rows']:,} rows, {facts['patients']:,} of them patients here{gaps}.")
-        for theirs, ours in facts["lookalikes"]:
-            note(f"  {theirs!r} matches nobody, but looks like the patient {ours!r}.")
-        for column, values in facts["unseen"].items():
-            note(f"  {column} has values that no train row has, encoded as zeros: {', '.join(values[:5])}.")
-    note_lookalikes(report["lookalikes"])
-    if report["nearly_constant"]:
-        note(
-            f"{plural(report['nearly_constant'], 'feature')} hardly vary among the train rows; standardized, they can "
-            "be very large in other splits. Look at the range of fused before a model does."
+def _from_file(
+    store: Store, file: str, settings: Sequence[str], *, name: str | None, allow: Mapping[str, str], out: str | None,
+    wide: bool, **flags: Any,
+) -> MaterializeResult:  # fmt: skip
+    context = click.get_current_context()
+    left = {click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP}
+    words = {p.name: p.opts[0] for p in context.command.params}
+    beside = sorted(words[key] for key in flags if context.get_parameter_source(key) not in left)
+    if beside:
+        raise click.UsageError(
+            f"{', '.join(beside)} can't stand beside a recipe file, which says it itself: change the file, or use "
+            "--set KEY=VALUE."
         )
-    for lost in report["lost"]:
-        such_as = ", ".join(lost["such_as"][:3])
-        note(f"{plural(lost['patients'], 'patient')} left out, {lost['reason']}, such as {such_as}.")
-    labels = sorted({label for counts in report["by_split"].values() for label in counts["labels"]})[:8]
-    print_table(
-        ["split", "rows", *(f"label {label}" for label in labels)],
-        [
-            [split or "(none)", counts["rows"], *(counts["labels"].get(label, 0) for label in labels)]
-            for split, counts in report["by_split"].items()
-        ],
-        title="Rows",
-    )  # fmt: skip
+    from featstore.tables import recipe_file
+
+    recipe = recipe_file.read(Path(file), settings=settings, name=name, allow=allow)
+    return store.materialize(recipe, out=out, wide=wide)
+
+
+def _from_flags(store: Store, settings: Sequence[str], **fields: Any) -> MaterializeResult:
+    if settings:
+        raise click.UsageError("--set changes a recipe file, and none is given.")
+    for key, flag in (("name", "--name"), ("inputs", "--input")):
+        if not fields[key]:
+            raise click.UsageError(f"Missing option '{flag}', or a recipe file.")
+    return store.materialize(**fields)

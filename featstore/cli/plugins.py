@@ -40,7 +40,7 @@ def plugins(context: click.Context, paths: tuple[str, ...], strict_plugins: bool
 @click.argument("name")
 @click.option(
     "--kind",
-    type=click.Choice(["backbone", "pooler", "fuser", "reader", "exporter"]),
+    type=click.Choice(["backbone", "pooler", "fuser", "step", "reader", "exporter"]),
     help="Where NAME is of several kinds.",
 )
 @click.option(
@@ -69,7 +69,7 @@ def check(
 ) -> int:
     """Try whether NAME keeps the laws that featstore relies on: one line a law, exit code 1 if one is broken.
 
-    NAME is a backbone, pooler, fuser, reader or exporter: timm:test_vit, gem(3), concat, image, parquet.
+    NAME is a backbone, pooler, fuser, step, reader or exporter: timm:test_vit, gem(3), concat, impute(knn), image, csv.
     """
     from featstore import testing
 
@@ -99,7 +99,7 @@ def check(
 
 
 @plugins.command()
-@click.argument("kind", type=click.Choice(["backbone", "pooler", "fuser", "reader"]))
+@click.argument("kind", type=click.Choice(["backbone", "pooler", "fuser", "step", "reader"]))
 @click.argument("name")
 @click.option("--dir", "into", default=".", show_default=True, metavar="DIR", help="Where to make the folder NAME.")
 def new(kind: str, name: str, into: str) -> None:

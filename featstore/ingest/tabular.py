@@ -38,14 +38,25 @@ class TabularResult:
 
 
 def add_table(
-    store: Path, catalog_file: Catalog, plugins: Plugins, path: Path, *, name: str, replace: bool = False
+    store: Path,
+    catalog_file: Catalog,
+    plugins: Plugins,
+    path: Path,
+    *,
+    name: str,
+    time: str | None = None,
+    replace: bool = False,
 ) -> TabularResult:
     """Read a CSV or Parquet file with one row a patient, and keep it as the table ``name``.
 
+    Args:
+        time: a column of times: the table is dated, with one row a patient and time.
+
     Raises:
-        NotFoundError: no such file, or no column ``patient_id``.
-        ConflictError: two rows of one patient, or a table of that name with other rows and not ``replace``.
-        UsageError: a name that the catalog needs for itself, or no rows.
+        NotFoundError: no such file, or no column ``patient_id`` or ``time``.
+        ConflictError: two rows of one patient (and time), a row without a time, or a table of that name with other rows
+            and not ``replace``.
+        UsageError: a name that the catalog needs for itself, no rows, or a column of no times.
     """
     started = utc_now()
     check_name(name, "table")
@@ -54,8 +65,11 @@ def add_table(
     if not rows.num_rows or rows.num_columns < 2:
         raise UsageError(f"{path.name} has no {'rows' if not rows.num_rows else 'columns beside patient_id'}.")
     check_ids(rows.column("patient_id"), "patient_id")
-    _check_unique(rows)
-    rows = rows.sort_by("patient_id")
+    if time is not None:
+        _check_times(rows, time, path.name)
+    keys = ["patient_id"] if time is None else ["patient_id", time]
+    _check_unique(rows, keys)
+    rows = rows.sort_by([(key, "ascending") for key in keys])
     digest = content_hash(rows)
     # As in ingest: an interrupt after the commit must not take the run's folder away again.
     with catalog_file.write() as connection, RunFolder.creating(store, "ingest-table") as create_run:
@@ -66,21 +80,45 @@ def add_table(
             return result
         run = create_run()
         run.save_rows(name, rows)
-        facts = finished("ingest-table", started, {"name": name, "file": path.name}, plugins)
+        facts = finished("ingest-table", started, {"name": name, "file": path.name, "time": time}, plugins)
         run.record(**facts)
-        catalog.put(connection, name, rows, digest, run.run_id, facts)
+        catalog.put(connection, name, rows, digest, run.run_id, facts, time=time)
         result.run_id = run.run_id
     return result
 
 
-def _check_unique(rows: pa.Table) -> None:
-    counts = rows.group_by("patient_id").aggregate([("patient_id", "count")]).to_pylist()
-    twice = sorted(row["patient_id"] for row in counts if row["patient_id_count"] > 1)
-    if twice:
-        raise ConflictError(
-            f"{len(twice)} patient(s) have more than one row, such as {twice[0]!r}.",
-            hint="keep one row a patient (the latest, or one file a visit)",
+def _check_times(rows: pa.Table, time: str, file: str) -> None:
+    import pyarrow as pa
+
+    require(rows, [time], f"The table {file}")
+    kind = rows.schema.field(time).type
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        raise UsageError(
+            f"The column {time!r} of {file} holds {kind}, not times.",
+            hint="write them as 2024-05-31 or 2024-05-31T12:00:00",
         )
+    if rows.column(time).null_count:
+        patient = rows.filter(rows.column(time).is_null()).column("patient_id")[0].as_py()
+        raise ConflictError(
+            f"{rows.column(time).null_count} row(s) have no {time}, such as one of patient {patient!r}.",
+            hint="leave them out: nobody can say what they come before",
+        )
+
+
+def _check_unique(rows: pa.Table, keys: list[str]) -> None:
+    counts = rows.group_by(keys).aggregate([("patient_id", "count")]).to_pylist()
+    twice = sorted((tuple(row[key] for key in keys) for row in counts if row["patient_id_count"] > 1), key=str)
+    if not twice:
+        return
+    if len(keys) > 1:
+        raise ConflictError(
+            f"{len(twice)} time(s) of a patient have more than one row, such as {twice[0][0]!r} at {twice[0][1]}.",
+            hint="keep one row a patient and time",
+        )
+    raise ConflictError(
+        f"{len(twice)} patient(s) have more than one row, such as {twice[0][0]!r}.",
+        hint="keep one row a patient; or say what dates them: --time COLUMN",
+    )
 
 
 def content_hash(rows: pa.Table) -> str:

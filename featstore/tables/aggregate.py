@@ -57,8 +57,11 @@ class PooledInput:
 
     def block(self, start: int, stop: int) -> npt.NDArray[np.float64]:
         """Table rows ``start:stop``, float64 (stop − start, width); NaN where the input is missing."""
-        out = np.full((stop - start, self.width), np.nan)
         lengths = np.diff(self.offsets[start : stop + 1])
+        if self.pool is None and (lengths == 1).all():  # nothing to pool, nothing missing: one copy is enough
+            span = slice(self.offsets[start], self.offsets[stop])
+            return self.reader.gather(self.segments[span], self.rows[span], dtype=np.float64)
+        out = np.full((stop - start, self.width), np.nan)
         for length in np.unique(lengths[lengths > 0]):
             members = np.flatnonzero(lengths == length)
             for part in _parts(members, int(length), self.width):

@@ -66,6 +66,12 @@ class TableData:
                 exporter.write(path, schema, self._batches(file, schema), wide=wide)
             return rows, int(file.schema_arrow.field("fused").type.list_size)
 
+    def width(self) -> int:
+        """Of ``fused``."""
+        import pyarrow.parquet as pq
+
+        return int(pq.read_schema(self.path).field("fused").type.list_size)
+
     def _rows(self, file: pq.ParquetFile) -> int:
         if self.split is None:
             return int(file.metadata.num_rows)

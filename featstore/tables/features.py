@@ -132,6 +132,14 @@ def require_value(value: str, known: list[str | None], what: str, column: str = 
         )
 
 
+def label_type(rows: pa.Table) -> pa.DataType:
+    """The Arrow type of the labels of rows, from their ``label_type``: text where they disagree."""
+    import pyarrow as pa
+
+    kinds = set(rows.column("label_type").unique().to_pylist()) - {None}
+    return {"int": pa.int64(), "float": pa.float64()}.get(kinds.pop() if len(kinds) == 1 else "str", pa.string())
+
+
 def typed_labels(values: list[Any], kind: str) -> npt.NDArray[Any]:
     """Labels in their declared type; a missing one is NaN, among text None."""
     if kind == "str":

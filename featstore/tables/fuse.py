@@ -1,125 +1,229 @@
-"""Fusing: aligned parts → one vector a patient, block by block, with steps that learned from train rows only."""
+"""Fusing: aligned parts → one vector a row, block by block, with steps that learned from train rows only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import ConflictError
-from featstore.spec import Fuser
+from featstore.errors import ConflictError, UsageError
+from featstore.plugins import Plugins
+from featstore.spec import Block, Fuser, Matrix, Parts, Step
 from featstore.tables.aggregate import PooledInput
+from featstore.tables.fitted import Fitted, side_by_side
 from featstore.tables.recipe import Recipe
-from featstore.tables.steps import ImputeMean, Matrix, Pca, Standardize, Step
 from featstore.tables.tabular import TabularPart
 
 #: Bytes of one block of rows with all its parts: what bounds memory, however many rows there are.
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 16 << 20
 
 
-def learns(fuser: Fuser) -> bool:
-    """Whether a fuser has something to fit."""
-    return type(fuser).fit is not Fuser.fit
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a table's rows beside their inputs.
+
+    Attributes:
+        train: bool (rows,): the only rows that anything learns from.
+        patients: int64 (rows,): equal numbers are rows of one patient.
+        labels: (rows,), or None where the table has none.
+    """
+
+    train: npt.NDArray[np.bool_]
+    patients: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any] | None = None
+
+
+@dataclass(slots=True)
+class Steps:
+    """The steps that a recipe names, new and unfitted.
+
+    Attributes:
+        encode: table → one step for each of its categorical columns.
+        inputs: alias or table → its own steps, by name.
+    """
+
+    encode: dict[str, dict[str, Step]]
+    inputs: dict[str, dict[str, Step]]
+    missing: Step | None
+    fuser: Fuser
+    steps: dict[str, Step]
+
+    @classmethod
+    def of(cls, recipe: Recipe, plugins: Plugins) -> Steps:
+        """What a recipe names.
+
+        Raises:
+            NotFoundError: there is no such step or fuser. UsageError: its arguments don't fit; or something learns, and
+                nothing says which rows are train's, or it learns from labels, and there are none.
+        """
+        made = cls(
+            {t.name: {c: plugins.step(t.encode, "categories") for c in t.categorical} for t in recipe.tables},
+            {
+                name: _named(part.steps, plugins)
+                for name, part in [(i.alias, i) for i in recipe.inputs] + [(t.name, t) for t in recipe.tables]
+            },
+            None if recipe.missing == "none" else plugins.step(_impute(recipe.missing)),
+            plugins.fuser(recipe.fuser),
+            _named(recipe.steps, plugins),
+        )
+        learning = made.learning()
+        if learning:
+            recipe.require_scheme(f"{', '.join(learning)} learn{'s' if len(learning) == 1 else ''}")
+        labelled = [name for name, step in made._every() if step.labelled]
+        for name in [*labelled, *([recipe.fuser] if made.fuser.labelled else [])]:
+            if not recipe.label.columns:
+                raise UsageError(f"{name!r} learns from labels, and this table has none.", hint="--label label")
+        return made
+
+    def learning(self) -> list[str]:
+        """The names of what has something to learn."""
+        names = [name for name, step in self._every() if step.learns]
+        return list(dict.fromkeys([*names, *(["the fuser"] if type(self.fuser).fit is not Fuser.fit else [])]))
+
+    def _every(self) -> Iterator[tuple[str, Step]]:
+        for columns in self.encode.values():
+            yield from (("encoding categories", step) for step in columns.values())
+        for own in self.inputs.values():
+            yield from own.items()
+        yield from [("imputing", self.missing)] if self.missing else []
+        yield from self.steps.items()
+
+
+def _impute(missing: str) -> str:
+    name, bracket, rest = missing.partition("(")
+    return f"impute({name}, {rest}" if bracket else f"impute({name})"
+
+
+def _named(steps: tuple[str, ...], plugins: Plugins) -> dict[str, Step]:
+    """Steps by their names; the second of a name is called ``pca-2``."""
+    found: dict[str, Step] = {}
+    for text in steps:
+        base = text.partition("(")[0].strip()
+        name, count = base, 1
+        while name in found:
+            count += 1
+            name = f"{base}-{count}"
+        found[name] = plugins.step(text)
+    return found
 
 
 @dataclass(slots=True)
 class Fusion:
-    """The parts of a table and what makes one vector of them.
-
-    Attributes:
-        train: bool (rows,): the only rows that anything learns from.
-    """
+    """The parts of a table and what makes one vector of them."""
 
     inputs: Mapping[str, PooledInput]
     tabular: Mapping[str, TabularPart]
-    fuser: Fuser
-    steps: list[Step]
-    train: npt.NDArray[np.bool_]
+    facts: Facts
+    fitted: Fitted
+    matrices: dict[str, Matrix]
     width: int = 0
-    _matrices: dict[str, Matrix] = field(default_factory=dict)
+
+    @classmethod
+    def fit(
+        cls, inputs: Mapping[str, PooledInput], tabular: Mapping[str, TabularPart], facts: Facts, steps: Steps
+    ) -> Fusion:
+        """Fit encoders, each input's own steps, the imputer, the fuser, and the steps after it, each on what it is given.
+
+        Raises:
+            ConflictError: there is something to learn and no train row, or a column has no value in any.
+            UsageError: a step or the fuser can't work on this.
+        """
+        if steps.learning() and not facts.train.any():
+            raise ConflictError(
+                "No row of this table is in the split 'train', so there is nothing to learn from.",
+                hint='featstore sql "select split, count(*) n from patients group by all"',
+            )
+        fitted = Fitted(steps.fuser)
+        for name, part in tabular.items():
+            fitted.encode[name] = part.fit(steps.encode.get(name, {}), facts.train)
+        made = cls.of(inputs, tabular, facts, fitted)
+        for alias, own in steps.inputs.items():
+            fitted.inputs[alias] = {}
+            for place, (name, step) in enumerate(own.items()):
+                fitted.inputs[alias][name] = step.fit(partial(made._train_own, alias, place))
+        if steps.missing:
+            fitted.missing = steps.missing.fit(made._train_side_by_side)
+        steps.fuser.fit(made._train_parts)
+        for place, (name, step) in enumerate(steps.steps.items()):
+            fitted.steps[name] = step.fit(partial(made._train_fused, place))
+        made.width = made.fused(0, 1).shape[1]
+        return made
 
     @classmethod
     def of(
-        cls,
-        recipe: Recipe,
-        fuser: Fuser,
-        inputs: Mapping[str, PooledInput],
-        tabular: Mapping[str, TabularPart],
-        train: npt.NDArray[np.bool_],
+        cls, inputs: Mapping[str, PooledInput], tabular: Mapping[str, TabularPart], facts: Facts, fitted: Fitted
     ) -> Fusion:
-        """The fusion that a recipe asks for, not fitted yet."""
-        steps: list[Step] = []
-        if recipe.impute == "mean":
-            steps.append(ImputeMean())
-        if recipe.standardize:
-            steps.append(Standardize())
-        if recipe.pca is not None:
-            steps.append(Pca(recipe.pca))
-        return cls(inputs, tabular, fuser, steps, train)
-
-    def fit(self) -> None:
-        """Fit encoders, the fuser, then each step on what the ones before it give.
-
-        Raises:
-            ConflictError: there is something to learn and no train row.
-        """
-        encodes = any(part.spec.categorical for part in self.tabular.values())
-        if (self.steps or encodes or learns(self.fuser)) and not self.train.any():
-            raise ConflictError(
-                "No patient of this table is in the split 'train', so there is nothing to learn from.",
-                hint='featstore sql "select split, count(*) n from patients group by all"',
-            )
-        for name, part in self.tabular.items():
-            part.fit(self.train)
-            self._matrices[name] = part.matrix()
-        self.fuser.fit(self._train_parts)
-        for position, step in enumerate(self.steps):
-            step.fit(partial(self._train_blocks, position))
-        self.width = self.fused(0, min(1, len(self.train))).shape[1]
-
-    def estimators(self) -> dict[str, Any]:
-        """Everything fitted, by name: what is saved beside the table."""
-        fitted: dict[str, Any] = {step.name: step.estimator for step in self.steps}
-        encoders = {name: part.encoder for name, part in self.tabular.items() if part.encoder is not None}
-        if encoders:
-            fitted["onehot"] = encoders
-        if of_fuser := dict(self.fuser.estimators()):
-            fitted["fuser"] = of_fuser
-        return fitted
+        """Rows that go through what is fitted already, or will be."""
+        matrices = {name: part.matrix(fitted.encode.get(name, {})) for name, part in tabular.items()}
+        return cls(inputs, tabular, facts, fitted, matrices)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Spans of rows whose parts fit into the block budget; the same for the same recipe."""
-        width = sum(i.width for i in self.inputs.values()) + sum(m.shape[1] for m in self._matrices.values())
+        width = sum(i.width for i in self.inputs.values()) + sum(m.shape[1] for m in self.matrices.values())
         size = max(BLOCK_BYTES // (8 * max(width, 1)), 64)
-        for start in range(0, len(self.train), size):
-            yield start, min(start + size, len(self.train))
+        for start in range(0, len(self.facts.train), size):
+            yield start, min(start + size, len(self.facts.train))
 
-    def parts(self, start: int, stop: int) -> dict[str, Matrix]:
-        """The parts of some rows, by alias or table name."""
-        parts = {alias: pooled.block(start, stop) for alias, pooled in self.inputs.items()}
-        return parts | {name: matrix[start:stop] for name, matrix in self._matrices.items()}
+    def raw(self, start: int, stop: int) -> dict[str, Matrix]:
+        """The inputs of vectors of some rows, pooled and nothing else: float64 (rows, width), NaN where missing."""
+        return {alias: pooled.block(start, stop) for alias, pooled in self.inputs.items()}
 
-    def apply(self, parts: Mapping[str, Matrix], steps: int | None = None) -> Matrix:
-        """Parts → fused vectors, float64 (rows, width), through the first ``steps`` steps."""
-        fused = self.fuser.transform(parts)
-        for step in self.steps[:steps]:
-            fused = step.transform(fused)
-        return fused
+    def apply(self, raw: Mapping[str, Matrix], start: int, stop: int, steps: int | None = None) -> Matrix:
+        """What :meth:`raw` gave, and the tables' rows → fused vectors, float64 (rows, width)."""
+        return self.fitted.fuse(self.fitted.fill(self._own(raw, start, stop)), steps)
 
     def fused(self, start: int, stop: int) -> Matrix:
         """The fused vectors of some rows."""
-        return self.apply(self.parts(start, stop))
+        return self.apply(self.raw(start, stop), start, stop)
 
-    def _train_parts(self) -> Iterator[dict[str, Matrix]]:
+    def _own(self, raw: Mapping[str, Matrix], start: int, stop: int) -> Parts:
+        every = {**raw, **{name: matrix[start:stop] for name, matrix in self.matrices.items()}}
+        own = {alias: self.fitted.own(alias, values) for alias, values in every.items()}
+        return self._with_facts(own, slice(start, stop))
+
+    def _with_facts(self, parts: Mapping[str, Matrix], rows: Any) -> Parts:
+        facts = self.facts
+        labels = None if facts.labels is None else facts.labels[rows]
+        return Parts(parts, labels=labels, patients=facts.patients[rows], train=facts.train[rows])
+
+    # ----------------------------------------------------------------------------------------- train rows
+    def _train(self) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
         for start, stop in self.blocks():
-            rows = self.train[start:stop]
-            if rows.any():
-                yield {name: part[rows] for name, part in self.parts(start, stop).items()}
+            rows = np.flatnonzero(self.facts.train[start:stop])
+            if len(rows):
+                yield start, stop, rows
 
-    def _train_blocks(self, steps: int) -> Iterator[Matrix]:
+    def _train_own(self, alias: str, steps: int) -> Iterator[Block]:
+        """One input's train rows, those that aren't missing, through the first of its own steps."""
+        pooled = self.inputs.get(alias)
+        for start, stop, rows in self._train():
+            values = (pooled.block(start, stop) if pooled else self.matrices[alias][start:stop])[rows]
+            has = ~np.isnan(values).all(axis=1)
+            if has.any():
+                yield self._block(self.fitted.own(alias, values[has], steps), start + rows[has])
+
+    def _train_raw_parts(self) -> Iterator[Parts]:
+        for start, stop, rows in self._train():
+            every = {**self.raw(start, stop), **{name: m[start:stop] for name, m in self.matrices.items()}}
+            own = {alias: self.fitted.own(alias, values[rows]) for alias, values in every.items()}
+            yield self._with_facts(own, start + rows)
+
+    def _train_side_by_side(self) -> Iterator[Block]:
+        for parts in self._train_raw_parts():
+            yield Block(side_by_side(parts), parts.labels, parts.patients)
+
+    def _train_parts(self) -> Iterator[Parts]:
+        for parts in self._train_raw_parts():
+            yield self.fitted.fill(parts)
+
+    def _train_fused(self, steps: int) -> Iterator[Block]:
         for parts in self._train_parts():
-            yield self.apply(parts, steps)
+            yield Block(self.fitted.fuse(parts, steps), parts.labels, parts.patients)
+
+    def _block(self, values: Matrix, rows: npt.NDArray[np.int64]) -> Block:
+        labels = None if self.facts.labels is None else self.facts.labels[rows]
+        return Block(values, labels, self.facts.patients[rows])

@@ -11,33 +11,64 @@ import numpy as np
 
 from featstore.arrays import FeatureReader
 from featstore.catalog import alignment, feature_sets, sandbox, splits, tabular
-from featstore.catalog.alignment import Alignment, LabelColumn, VectorInput
+from featstore.catalog.alignment import KEYS, Alignment, Wanted
+from featstore.catalog.alignment_inputs import VectorInput
+from featstore.catalog.alignment_labels import Column, Labels
+from featstore.catalog.alignment_tables import DatedTable
 from featstore.catalog.connection import Catalog
+from featstore.catalog.splits import Scheme
 from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.files import inside
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
+from featstore.tables import leakage
 from featstore.tables.aggregate import PooledInput
-from featstore.tables.fuse import Fusion, learns
+from featstore.tables.confounders import confounders
+from featstore.tables.fuse import Fusion, Steps
+from featstore.tables.leakage import Leak
+from featstore.tables.near import ExactDuplicates, near_leaks
 from featstore.tables.placing import check_target
-from featstore.tables.recipe import Recipe
+from featstore.tables.recipe import Entity, Input, Recipe
+from featstore.tables.rows import Rows
 from featstore.tables.tabular import TabularPart
-from featstore.tables.writing import Fused, MaterializeResult, write
+from featstore.tables.writing import Made, MaterializeResult, keep, new_folder, write_fold
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+#: From coarse to fine.
+_ENTITIES: tuple[Entity, ...] = ("patient", "visit", "sample")
+
 
 @dataclass(slots=True)
-class _Aligned:
-    """The recipe resolved against the catalog."""
+class Aligned:
+    """A recipe resolved against the catalog.
+
+    Attributes:
+        sets: the vector inputs, in the recipe's order.
+        segments: alias → segment → its path below the store's, of those that hold some of the vectors.
+        tabular: the tabular inputs, aligned to the rows.
+        leaks: what the catalog knows to leak.
+    """
 
     alignment: Alignment
+    rows: Rows
     sets: list[VectorInput]
     segments: dict[str, dict[int, str]]
-    tables: dict[str, pa.Table]
-    scheme: int | None
+    tabular: dict[str, TabularPart]
+    scheme: Scheme | None
+    leaks: list[Leak]
+
+    def inputs(self, store: Path, pools: Mapping[str, Any]) -> dict[str, PooledInput]:
+        """The vector inputs, to be read and pooled on demand."""
+        return {
+            item.alias: PooledInput.of(
+                FeatureReader({k: inside(store, p) for k, p in self.segments[item.alias].items()}, committed=True),
+                self.alignment.pointers[item.alias], len(self.rows), item.feature_set.shape[-1], pools[item.alias],
+            )
+            for item in self.sets
+        }  # fmt: skip
 
 
 def materialize(
@@ -52,7 +83,7 @@ def materialize(
     """Make a training table, or find that its latest version is what would be made.
 
     Args:
-        out: also export it there; the ending picks the exporter.
+        out: also export it there; the ending picks the exporter. Of a scheme of folds, one file a fold.
         wide: one column a feature in ``out``.
 
     Raises:
@@ -64,94 +95,162 @@ def materialize(
         raise UsageError("--wide says how a file is written, and there is no --out.", hint="--out table.parquet")
     if out:
         check_target(store, out, plugins.exporter(out))
-    fuser = plugins.fuser(recipe.fuser).load()
-    if learns(fuser):
-        recipe.require_scheme(f"The fuser {recipe.fuser!r} learns")
-    pools = {i.alias: plugins.pooler(i.agg, "groups") if i.agg else None for i in recipe.inputs}
-    aligned = _align(catalog, recipe)
-    patients = aligned.alignment.patients
-    ids = patients.column("patient_id").to_pylist()
-    train = np.array([s == "train" for s in patients.column("split").to_pylist()], bool)
-    inputs = {
-        item.alias: PooledInput.of(
-            FeatureReader({k: inside(store, p) for k, p in aligned.segments[item.alias].items()}, committed=True),
-            aligned.alignment.pointers[item.alias], len(ids), item.feature_set.shape[-1], pools[item.alias],
-        )
-        for item in aligned.sets
-    }  # fmt: skip
-    parts = {t.name: TabularPart.align(t, aligned.tables[t.name], ids) for t in recipe.tables}
-    fusion = Fusion.of(recipe, fuser, inputs, parts, train)
-    fusion.fit()
-    report = _complete(aligned.alignment.report, fusion, recipe)
-    fused = Fused(recipe, aligned.alignment, aligned.sets, aligned.scheme, fusion, report)
-    return write(store, catalog, plugins, fused, started, out=out, wide=wide)
+    Steps.of(recipe, plugins)  # what it names must be there before anything is read
+    pools = poolers(recipe, plugins)
+    aligned = align(catalog, recipe)
+    rows, report = aligned.rows, aligned.alignment.report
+    with new_folder(store) as temporary:
+        folder = Path(temporary) / "table"
+        folder.mkdir()
+        made = Made(recipe, aligned.alignment, rows, aligned.sets, aligned.scheme, report, folder)
+        duplicates = ExactDuplicates(len(rows), [i.alias for i in recipe.inputs])
+        for fold in rows.names:
+            inputs = aligned.inputs(store, pools)
+            fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
+            write_fold(plugins, made, fold, fusion, None if made.digests else duplicates.add)
+            complete(report, fusion, recipe, fold)
+        leaks = aligned.leaks + duplicates.leaks(rows.table)
+        if recipe.near_duplicates is not None:
+            reads = {alias: pooled.block for alias, pooled in aligned.inputs(store, pools).items()}
+            leaks += near_leaks(reads, rows.table, recipe.near_duplicates)
+        report["allowed"] = leakage.refuse(leaks, recipe.allow)
+        return keep(store, catalog, plugins, made, started, out=out, wide=wide)
 
 
-def _align(catalog: Catalog, recipe: Recipe) -> _Aligned:
+def poolers(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
+    """Alias → what makes one row of several; None where there is one."""
+    return {i.alias: plugins.pooler(i.aggregation, "groups") if i.aggregation else None for i in recipe.inputs}
+
+
+def align(catalog: Catalog, recipe: Recipe, *, without: pa.Table | None = None) -> Aligned:
+    """Resolve a recipe's names, and line its inputs up.
+
+    Args:
+        without: keys of rows that aren't wanted.
+    """
     chosen = None
     if recipe.where is not None:
         chosen = sandbox.predicate(catalog, "samples", "sample_key", recipe.where, "--where")
     with catalog.read() as connection:
-        scheme = splits.scheme_id(connection, recipe.scheme) if recipe.scheme else None
-        tables = {t.name: tabular.fetch(connection, t.name) for t in recipe.tables}
-        label = _label_column(connection, recipe.label)
-        sets = []
-        for item in recipe.inputs:
-            found = feature_sets.get(connection, item.ref)
-            if len(found.shape) != 1:
-                raise UsageError(
-                    f"{found} keeps tokens, {found.shape[0]} × {found.shape[1]} a sample; a table takes vectors.",
-                    hint="extract it with a pooler that gives a vector: --pooler mean",
-                )
-            sets.append(VectorInput(item.alias, found, item.modality, item.agg is not None))
-        aligned = alignment.align(
-            connection, sets, list(tables), scheme=scheme, scheme_name=recipe.scheme, label=label,
-            labelled=recipe.label != "none", join=recipe.join, chosen=chosen,
+        scheme = splits.scheme(connection, recipe.scheme) if recipe.scheme else None
+        tables = {t.name: tabular.fetch(connection, t.name, t.time) for t in recipe.tables}
+        labels = _labels(connection, recipe)
+        sets = [_vector_input(connection, recipe, item) for item in recipe.inputs]
+        wanted = Wanted(
+            recipe.entity, sets, [DatedTable(t.name, t.time, t.within_s) for t in recipe.tables], labels,
+            scheme=(scheme.id, scheme.name) if scheme else None, join=recipe.join,
+            min_modalities=recipe.min_modalities, chosen=chosen, as_of=_as_of(connection, recipe), without=without,
         )  # fmt: skip
+        found = alignment.align(connection, wanted)
+        parts = {t.name: TabularPart.align(t, tables[t.name], found.table_rows[t.name]) for t in recipe.tables}
+        leaks = leakage.check(connection, sets, label=str(recipe.label), columns=_columns(parts))
+        found.report["confounders"] = confounders(connection, len(sets)) if labels else []
         paths = {s.alias: feature_sets.segment_paths(connection, s.feature_set.id) for s in sets}
     # Only segments that hold some of these vectors: one that was only reserved need not be there.
-    used = {alias: rows.column("segment").unique().to_pylist() for alias, rows in aligned.pointers.items()}
+    used = {alias: rows.column("segment").unique().to_pylist() for alias, rows in found.pointers.items()}
     segments = {alias: {id: paths[alias][id] for id in used[alias]} for alias in used}
-    return _Aligned(aligned, sets, segments, tables, scheme)
+    rows = Rows(found.rows, KEYS[recipe.entity], scheme.folds if scheme else 0, recipe.label.kind == "classes")
+    return Aligned(found, rows, sets, segments, parts, scheme, leaks)
 
 
-def _label_column(connection: duckdb.DuckDBPyConnection, label: str) -> LabelColumn | None:
-    """The table and column of ``TABLE.COLUMN``, where both may hold dots; None for the patients' own label."""
-    if label in {"label", "none"}:
-        return None
-    if "." not in label:
+def _columns(parts: Mapping[str, TabularPart]) -> pa.Table:
+    """The clinical columns of all tables, side by side."""
+    import pyarrow as pa
+
+    fields = [(name, part.raw.column(name)) for part in parts.values() for name in part.raw.column_names]
+    return pa.table([column for _, column in fields], names=[name for name, _ in fields])
+
+
+def _vector_input(connection: duckdb.DuckDBPyConnection, recipe: Recipe, item: Input) -> VectorInput:
+    found = feature_sets.get(connection, item.ref)
+    if len(found.shape) != 1:
         raise UsageError(
-            f"--label {label!r} is neither 'label' (the patients' own), TABLE.COLUMN, nor none.", hint="--label label"
+            f"{found} keeps tokens, {found.shape[0]} × {found.shape[1]} a sample; a table takes vectors.",
+            hint="extract it with a pooler that gives a vector: --pooler mean",
         )
-    words = label.split(".")
+    # In a table of samples, what is pooled is pooled over the patient; what isn't is the sample's own.
+    usual: Entity = "patient" if recipe.entity == "sample" and item.aggregation else recipe.entity
+    per = item.per or usual
+    if _ENTITIES.index(per) > _ENTITIES.index(recipe.entity):
+        raise UsageError(
+            f"{item.alias}: per {per} is finer than a row of this table, a {recipe.entity}.",
+            hint=f"entity: {per}, or leave per out",
+        )
+    return VectorInput(
+        item.alias, found, item.modality, item.aggregation is not None, per,
+        item.max_samples or recipe.max_samples, item.order_by or recipe.order_by,
+    )  # fmt: skip
+
+
+def _labels(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> Labels:
+    label = recipe.label
+    if label.time is not None and label.event is not None:
+        return Labels(time=_column(connection, label.time), event=_column(connection, label.event))
+    if label.column is None:
+        return Labels()
+    if label.column == "label":
+        return Labels(own=True, kind=label.kind)
+    return Labels(value=_column(connection, label.column), kind=label.kind)
+
+
+def _as_of(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> str | tuple[str, str] | None:
+    if recipe.as_of in {None, "acquired_at"}:
+        return recipe.as_of
+    column = _column(connection, str(recipe.as_of), "--as-of", "acquired_at")
+    tabular.fetch(connection, column.table, column.column)  # it must hold times
+    return column.table, column.column
+
+
+def _column(connection: duckdb.DuckDBPyConnection, text: str, flag: str = "--label", instead: str = "label") -> Column:
+    """The table and column of ``TABLE.COLUMN``, where both may hold dots.
+
+    Raises:
+        UsageError, NotFoundError: there is none, with a suggestion.
+    """
+    if "." not in text:
+        raise UsageError(
+            f"{flag} {text!r} is neither {instead!r} nor TABLE.COLUMN.{did_you_mean(text, [instead])}",
+            hint=f"{flag} {instead}",
+        )
+    words = text.split(".")
     known = tabular.names(connection)
     tables = [t for n in range(1, len(words)) if (t := ".".join(words[:n])) in known]
     rows = tabular.fetch(connection, tables[-1] if tables else words[0])
     for table in tables:
         rows = tabular.fetch(connection, table)
-        column = label.removeprefix(f"{table}.")
+        column = text.removeprefix(f"{table}.")
         if column in rows.column_names:
-            return LabelColumn(table, column)
+            if rows.num_rows > len(rows.column("patient_id").unique()):
+                raise UsageError(
+                    f"{table!r} is dated, with several rows a patient: it can't say one {flag.strip('-')}.",
+                    hint="ingest-table one row a patient for it",
+                )
+            return Column(table, column)
     raise NotFoundError(
         f"The table {tables[-1]!r} has no column {column!r}.{did_you_mean(column, rows.column_names)}",
         hint=f"columns: {', '.join(rows.column_names)}",
     )
 
 
-def _complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe) -> dict[str, Any]:
-    """Add to the alignment report what became known while fitting."""
+def complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe, fold: str) -> None:
+    """Add to the alignment report what became known while fitting; of folds, what the first says, and each its own."""
+    train, width = int(fusion.facts.train.sum()), fusion.width
+    if fold:
+        report.setdefault("folds", {})[fold] = {"train_rows": train, "width": width}
+        if fold != "fold0":
+            return
     for item in recipe.inputs:
-        report["inputs"][item.alias]["aggregation"] = item.agg
+        report["inputs"][item.alias]["aggregation"] = item.aggregation
         report["inputs"][item.alias]["missing"] = int((~fusion.inputs[item.alias].present).sum())
     for name, part in fusion.tabular.items():
         report["tables"][name] |= {
-            "missing": int((~part.present).sum()), "unseen": part.unseen, "features": part.names(),
+            "missing": int((~part.present).sum()), "unseen": part.unseen,
+            "features": part.names(fusion.fitted.encode[name]),
             "gaps": {mask.removeprefix("has_"): int((~has).sum()) for mask, has in part.masks().items()},
         }  # fmt: skip
-    report["nearly_constant"] = nearly_constant(fusion.estimators().get("standardize"))
-    report["train_rows"] = int(fusion.train.sum())
-    report["width"] = fusion.width
-    return report
+    report["nearly_constant"] = nearly_constant(fusion.fitted.steps.get("standardize"))
+    report["train_rows"] = train
+    report["width"] = width
 
 
 def recipe_columns(catalog: Catalog, tables: list[str]) -> Mapping[str, list[str]]:

@@ -18,8 +18,7 @@ from featstore.catalog.connection import Catalog
 from featstore.catalog.feature_sets import FeatureSet
 from featstore.errors import NotFoundError, UsageError
 from featstore.keys import Ref, attribute_name, fill
-from featstore.tables.features import FeatureSetView
-from featstore.tables.writing import label_type
+from featstore.tables.features import FeatureSetView, label_type
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,8 +1,8 @@
-"""Clinical columns on their way into a table: looked up by patient_id, one-hot encoded by what train has."""
+"""Clinical columns on their way into a table: as the alignment found them, categories encoded by what train has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import ConflictError, NotFoundError, UsageError, did_you_mean
+from featstore.spec import Block, Step, Transformer
 from featstore.tables.recipe import TabularInput
 
 if TYPE_CHECKING:
@@ -21,21 +22,23 @@ class TabularPart:
     """One tabular input, aligned to a table's rows.
 
     Attributes:
-        raw: the columns as they are, in row order, null where a patient has none.
-        present: bool (rows,): patients with a row in the data set.
-        encoder: the fitted one-hot encoder, where there are categorical columns.
-        unseen: values that no train row has, by column; they are encoded as all zeros.
+        raw: the columns as they are, in row order, null where a row has none.
+        present: bool (rows,): rows that have a row in the data set.
+        unseen: values that no train row has, by column.
     """
 
     spec: TabularInput
     raw: pa.Table
     present: npt.NDArray[np.bool_]
-    encoder: Any = None
     unseen: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def align(cls, spec: TabularInput, rows: pa.Table, patients: Sequence[str]) -> TabularPart:
-        """Look the patients' rows up.
+    def align(cls, spec: TabularInput, rows: pa.Table, places: pa.ChunkedArray) -> TabularPart:
+        """Take the rows that the alignment found.
+
+        Args:
+            rows: of the data set, in the order that ``places`` speaks of.
+            places: int64, which of them goes into each row of the table; null where none does.
 
         Raises:
             NotFoundError: a column that isn't there. UsageError: a numeric column that holds no numbers.
@@ -43,7 +46,7 @@ class TabularPart:
         """
         import pyarrow as pa
 
-        for name in (*spec.numeric, *spec.categorical):
+        for name in spec.columns:
             if name not in rows.column_names:
                 raise NotFoundError(
                     f"The table {spec.name!r} has no column {name!r}.{did_you_mean(name, rows.column_names)}",
@@ -57,54 +60,56 @@ class TabularPart:
                     f"The column {name!r} of {spec.name!r} holds {kind}, not numbers{_odd_one(rows, name)}.",
                     hint=f"--categorical {name}; or leave missing cells empty and take the table in with --replace",
                 )
-        where = {patient: row for row, patient in enumerate(rows.column("patient_id").to_pylist())}
-        index = pa.array([where.get(p) for p in patients], pa.int64())
-        raw = rows.select([*spec.numeric, *spec.categorical]).take(index)
+        raw = rows.select(list(spec.columns)).take(places.combine_chunks())
         for position, column in enumerate(raw.columns):
             if pa.types.is_floating(column.type):
                 raw = raw.set_column(position, raw.column_names[position], _finite(column, raw.column_names[position]))
-        return cls(spec, raw, np.array([p in where for p in patients], bool))
+        return cls(spec, raw, places.is_valid().to_numpy(zero_copy_only=False))
 
-    def fit(self, train: npt.NDArray[np.bool_]) -> None:
-        """Learn the categories from the train rows only."""
-        if not self.spec.categorical:
-            return
-        from sklearn.preprocessing import OneHotEncoder
+    def fit(self, steps: Mapping[str, Step], train: npt.NDArray[np.bool_]) -> dict[str, Transformer]:
+        """Let each categorical column's step learn from the values of train rows.
 
-        values = self._categories()
-        categories = [np.unique([v for v in column[train] if v is not None]).astype(object) for column in values.T]
-        for name, known in zip(self.spec.categorical, categories, strict=True):
-            if not len(known):
+        Raises:
+            UsageError: a column has no value in any of them.
+        """
+        fitted = {}
+        for name, step in steps.items():
+            values = self._category(name)
+            known = np.array([v is not None for v in values])
+            if not (known & train).any():
                 raise UsageError(f"The column {name!r} has no value in any train row.", hint="leave it out")
-        self.encoder = OneHotEncoder(categories=categories, handle_unknown="ignore", sparse_output=False)
-        self.encoder.fit(np.array([[c[0] for c in categories]], object))
-        for position, name in enumerate(self.spec.categorical):
-            others = {v for v in values[:, position] if v is not None} - set(categories[position])
+            fitted[name] = step.fit(_once(Block(values[known & train][:, None])))
+            others = set(values[known]) - set(values[known & train])
             if others:
                 self.unseen[name] = sorted(others)
+        return fitted
 
-    def _categories(self) -> npt.NDArray[np.object_]:
-        columns = [
-            [None if v is None else str(v) for v in self.raw.column(c).to_pylist()] for c in self.spec.categorical
-        ]
-        out = np.empty((self.raw.num_rows, len(columns)), object)
-        for position, column in enumerate(columns):
-            out[:, position] = column
-        return out
+    def _category(self, name: str) -> npt.NDArray[np.object_]:
+        values = np.empty(self.raw.num_rows, object)
+        values[:] = [None if v is None else str(v) for v in self.raw.column(name).to_pylist()]
+        return values
 
-    def names(self) -> list[str]:
-        """The fused features of this part."""
-        encoded = []
-        if self.encoder is not None:
-            encoded = [
-                f"{name}={value}"
-                for name, known in zip(self.spec.categorical, self.encoder.categories_, strict=True)
-                for value in known
-            ]
-        return [*self.spec.numeric, *encoded]
+    def names(self, encoders: Mapping[str, Any]) -> list[str]:
+        """The features that this part gives: the numeric columns, and those that encoders make."""
+        names = list(self.spec.numeric)
+        for name, encoder in encoders.items():
+            width = encoder.transform(np.array([[self._example(name)]], object)).shape[1]
+            values = getattr(encoder, "categories_", [()])[0]
+            if width == 1:
+                names.append(name)
+            else:
+                names += (
+                    [f"{name}={v}" for v in values]
+                    if len(values) == width
+                    else map(f"{name}_{{}}".format, range(width))
+                )
+        return names
 
-    def matrix(self) -> npt.NDArray[np.float64]:
-        """float64 (rows, features): numbers as they are, categories one-hot; NaN where the patient has no value."""
+    def _example(self, name: str) -> str:
+        return next((v for v in self._category(name) if v is not None), "")
+
+    def matrix(self, encoders: Mapping[str, Transformer]) -> npt.NDArray[np.float64]:
+        """float64 (rows, features): numbers as they are, categories encoded; NaN where a row has no value."""
         import pyarrow as pa
 
         parts = [
@@ -114,14 +119,13 @@ class TabularPart:
             .to_numpy(zero_copy_only=False)[:, None]
             for name in self.spec.numeric
         ]
-        if self.encoder is not None:
-            values = self._categories()
-            encoded = np.asarray(self.encoder.transform(values), np.float64)
-            start = 0
-            for position, known in enumerate(self.encoder.categories_):
-                missing = np.array([v is None for v in values[:, position]])
-                encoded[missing, start : start + len(known)] = np.nan  # unknown is not "none of these"
-                start += len(known)
+        for name, encoder in encoders.items():
+            values = self._category(name)
+            known = np.array([v is not None for v in values], bool)
+            example = np.array([[self._example(name)]], object)
+            encoded = np.full((len(values), encoder.transform(example).shape[1]), np.nan)
+            if known.any():  # what is missing stays NaN: unknown is not "none of these"
+                encoded[known] = encoder.transform(values[known][:, None])
             parts.append(encoded)
         return np.concatenate(parts, axis=1) if parts else np.zeros((self.raw.num_rows, 0))
 
@@ -133,6 +137,10 @@ class TabularPart:
             if not has.all():
                 found[f"has_{name}"] = has
         return found
+
+
+def _once(block: Block) -> Callable[[], Iterator[Block]]:
+    return lambda: iter([block])
 
 
 def _finite(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

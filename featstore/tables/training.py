@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,22 +13,31 @@ import numpy.typing as npt
 
 from featstore.catalog.connection import Catalog
 from featstore.catalog.training_tables import log_metrics
-from featstore.errors import CorruptError
+from featstore.errors import CorruptError, UsageError
+from featstore.plugins import Plugins
 from featstore.runs import utc_now
 from featstore.tables.data import DATA
 from featstore.tables.features import require_value, typed_labels
+from featstore.tables.fitted import TRUSTED
+from featstore.tables.rows import SURVIVAL
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-#: The only types beyond skops' own trusted ones that a fitted table may hold. Never "whatever the file holds".
-TRUSTED = ("numpy.dtype",)
+    from featstore.tables.apply import ApplyResult
+    from featstore.tables.reproduce import ReproduceResult
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingTable:
-    """One version of a training table."""
+    """One version of a training table.
+
+    Attributes:
+        entity: what a row is: ``patient``, ``visit`` or ``sample``.
+        folds: how many folds it has, each with its own data and fitted objects; 0 for none. ``fold`` is then wanted.
+        stale: what has changed since it was made; None where nothing has.
+    """
 
     name: str
     version: int
@@ -35,23 +45,50 @@ class TrainingTable:
     recipe: dict[str, Any]
     report: dict[str, Any]
     created_at: datetime
+    entity: str
+    folds: int
+    stale: str | None
+    _store: Path
     _catalog: Catalog
+    _plugins: Plugins
 
-    def to_arrow(self, *, split: str | None = None) -> pa.Table:
+    def __str__(self) -> str:
+        return f"{self.name}@v{self.version}"
+
+    def folder(self, fold: int | None = None) -> Path:
+        """Where the data and the fitted objects lie.
+
+        Raises:
+            UsageError: the table has folds and ``fold`` isn't one of them, or has none and it was given.
+        """
+        if fold is None and not self.folds:
+            return self.path
+        if not self.folds:
+            raise UsageError(f"The table {self} has no folds.", hint="leave fold out")
+        if fold is None or not 0 <= fold < self.folds:
+            raise UsageError(
+                f"The table {self} has {self.folds} folds, each with its own data: "
+                f"{'which' if fold is None else f'{fold} is none of them'}.",
+                hint=f"fold=0 … fold={self.folds - 1}",
+            )
+        return self.path / f"fold{fold}"
+
+    def to_arrow(self, *, split: str | None = None, fold: int | None = None) -> pa.Table:
         """All columns, or those rows that are in one split.
 
         Raises:
             NotFoundError: the table has no such split. CorruptError: its file is gone or damaged.
+            UsageError: it has folds, and none was named.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         try:
-            rows = pq.ParquetFile(self.path / DATA).read()
+            rows = pq.ParquetFile(self.folder(fold) / DATA).read()
         except (OSError, pa.ArrowException) as error:
             raise CorruptError(
-                f"The data of {self.name}@v{self.version} can't be read: {str(error).splitlines()[0]}",
+                f"The data of {self} can't be read: {str(error).splitlines()[0]}",
                 hint=f"restore {self.path} from a backup, or materialize another version",
             ) from error
         if split is None:
@@ -59,37 +96,79 @@ class TrainingTable:
         require_value(split, rows.column("split").unique().to_pylist(), f"The table {self.name!r}")
         return rows.filter(pc.equal(rows.column("split"), split))
 
+    def splits(self, *, fold: int | None = None) -> list[str]:
+        """The splits that rows are in, sorted."""
+        return sorted(s for s in self.to_arrow(fold=fold).column("split").unique().to_pylist() if s is not None)
+
     def arrays(
-        self, *, split: str | None = None
+        self, *, split: str | None = None, fold: int | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[np.str_]]:
-        """``(X, y, patient_ids)``: float32 (rows, width) of ``fused``, labels in their declared type, ids as text.
+        """``(X, y, patient_ids)``, in row order.
+
+        Returns:
+            X, float32 (rows, width), of ``fused``; y, labels in their declared type, or, of survival, a structured
+            array of ``event`` (bool) and ``time`` (float64); patient_ids as text, one a row.
 
         Raises:
-            NotFoundError: the table has no such split.
+            NotFoundError: the table has no such split. UsageError: it has folds, and none was named.
         """
-        rows = self.to_arrow(split=split)
-        labels = rows.column("label")
-        kind = {"int64": "int", "double": "float"}.get(str(labels.type), "str")
-        return (
-            _matrix(rows.column("fused")),
-            typed_labels(labels.to_pylist(), kind),
-            np.array(rows.column("patient_id").to_pylist(), dtype=np.str_),
-        )
+        rows = self.to_arrow(split=split, fold=fold)
+        if "event" in rows.column_names:
+            y = np.empty(len(rows), SURVIVAL)
+            for name in ("event", "time"):
+                y[name] = rows.column(name).to_numpy()
+        else:
+            labels = rows.column("label")
+            y = typed_labels(labels.to_pylist(), {"int64": "int", "double": "float"}.get(str(labels.type), "str"))
+        return _matrix(rows.column("fused")), y, np.array(rows.column("patient_id").to_pylist(), dtype=np.str_)
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self, *, fold: int | None = None) -> pd.DataFrame:
         """All rows; a vector column holds one array a row."""
-        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        frame: pd.DataFrame = self.to_arrow(fold=fold).to_pandas()
         return frame
 
-    def fitted(self) -> dict[str, Any]:
-        """What was learned from the train rows: scikit-learn objects by step (``standardize``, ``pca``, ``onehot``…).
+    def fitted(self, *, fold: int | None = None) -> dict[str, Any]:
+        """What was learned from the train rows: scikit-learn objects.
+
+        Returns:
+            ``{"encode": {table: {column: …}}, "inputs": {alias: {step: …}}, "missing": …, "fuser": {…}, "steps":
+            {"standardize": …, "pca": …}}``, each key where there is something.
 
         Raises:
+            CorruptError: the file is gone.
             Exception: skops' own, where the file holds a type that isn't trusted; nothing of it is run.
         """
+        file = self.folder(fold) / "fitted.skops"
+        if not file.exists():
+            if self.report.get("fitted", True):  # or new patients would be left as they are, and nobody told
+                raise CorruptError(f"{file} is missing: what {self} has learned is lost.", hint="restore it")
+            return {}
         from skops import io as skops
 
-        return dict(skops.load(self.path / "fitted.skops", trusted=list(TRUSTED)))
+        return dict(skops.load(file, trusted=[*TRUSTED, *self._plugins.trusted()]))
+
+    def apply(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        where: str | None = None,
+        fold: int | None = None,
+        everyone: bool = False,
+        wide: bool = False,
+    ) -> ApplyResult:
+        """Put new patients through the same fitted steps; see :func:`featstore.tables.apply.apply`."""
+        from featstore.tables.apply import apply
+
+        return apply(
+            self._store, self._catalog, self._plugins, self, Path(out), where=where, fold=fold, everyone=everyone,
+            wide=wide,
+        )  # fmt: skip
+
+    def reproduce(self) -> ReproduceResult:
+        """Make this version again and compare bytes; see :func:`featstore.tables.reproduce.reproduce`."""
+        from featstore.tables.reproduce import reproduce
+
+        return reproduce(self._store, self._catalog, self._plugins, self)
 
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Keep metrics of a model that was trained on this version, in the view ``metrics``."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,21 +16,31 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.catalog import training_tables
-from featstore.catalog.alignment import Alignment, VectorInput
+from featstore.catalog.alignment import Alignment
+from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.connection import Catalog
+from featstore.catalog.splits import Scheme
+from featstore.errors import ConflictError
 from featstore.files import fsync, inside, write_json
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, finished
-from featstore.spec import ExporterSpec
+from featstore.spec import Matrix
+from featstore.tables.card import card
 from featstore.tables.data import DATA, TableData
 from featstore.tables.fuse import Fusion
-from featstore.tables.placing import Made, placing
+from featstore.tables.lineage import planned
+from featstore.tables.placing import placing
 from featstore.tables.recipe import Recipe
+from featstore.tables.recipe_plain import from_json
+from featstore.tables.rows import Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger("featstore")
+
+#: Looks at the vectors of each block as they are written: :func:`batches`.
+Look = Callable[[int, Mapping[str, Matrix]], None]
 
 
 @dataclass(slots=True)
@@ -40,7 +50,7 @@ class MaterializeResult:
     Attributes:
         unchanged: the latest version has these very bytes by this very recipe, so no new one was made.
         report: the alignment report.
-        out: the exported file, where one was asked for.
+        out: the exported files, where some were asked for: one, or one a fold.
     """
 
     name: str
@@ -51,71 +61,88 @@ class MaterializeResult:
     unchanged: bool
     run_id: str | None
     report: dict[str, Any] = field(default_factory=dict)
-    out: Path | None = None
+    out: list[Path] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """A recipe with everything that was made of it, ready to be written.
+@dataclass(slots=True)
+class Made:
+    """A recipe with everything that was made of it, in a folder that isn't in place yet.
 
     Attributes:
         sets: the vector inputs, in the recipe's order.
-        scheme: the id of the split scheme's version, or None.
+        digests: fold → SHA-256 of its data.
+        width: of ``fused``, in the first fold.
     """
 
     recipe: Recipe
     alignment: Alignment
+    rows: Rows
     sets: list[VectorInput]
-    scheme: int | None
-    fusion: Fusion
+    scheme: Scheme | None
     report: dict[str, Any]
+    folder: Path
+    digests: dict[str, str] = field(default_factory=dict)
+    width: int = 0
 
-    def schema(self) -> pa.Schema:
-        """patient_id, split, label, the inputs' vectors, the tables' columns, fused, and the masks."""
-        import pyarrow as pa
-
-        fusion = self.fusion
-        fields = [("patient_id", pa.string()), ("split", pa.string()), ("label", label_type(self.alignment.patients))]
-        fields += [(alias, pa.list_(pa.float32(), pooled.width)) for alias, pooled in fusion.inputs.items()]
-        fields += [(f.name, f.type) for part in fusion.tabular.values() for f in part.raw.schema]
-        fields.append(("fused", pa.list_(pa.float32(), fusion.width)))
-        return pa.schema(fields + [(name, pa.bool_()) for name in self.masks()])
-
-    def masks(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """What is there and what isn't: never left to be guessed from zeros."""
-        masks: dict[str, npt.NDArray[np.bool_]] = {}
-        if self.recipe.join != "inner":
-            masks |= {f"has_{alias}": pooled.present for alias, pooled in self.fusion.inputs.items()}
-            masks |= {f"has_{name}": part.present for name, part in self.fusion.tabular.items()}
-        for part in self.fusion.tabular.values():
-            masks |= part.masks()
-        return masks
-
-    def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """The rows, a block at a time."""
-        import pyarrow as pa
-
-        fusion, patients = self.fusion, self.alignment.patients
-        masks = self.masks()
-        columns = [patients.column("patient_id"), patients.column("split")]
-        columns.append(patients.column("label").cast(schema.field("label").type))
-        clinical = [column for part in fusion.tabular.values() for column in part.raw.columns]
-        for start, stop in fusion.blocks():
-            parts = fusion.parts(start, stop)
-            arrays = [column.slice(start, stop - start).combine_chunks() for column in columns]
-            arrays += [_vectors(parts[alias]) for alias in fusion.inputs]
-            arrays += [column.slice(start, stop - start).combine_chunks() for column in clinical]
-            arrays.append(_vectors(fusion.apply(parts)))
-            arrays += [pa.array(mask[start:stop]) for mask in masks.values()]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    @property
+    def digest(self) -> str:
+        """Of the data; of folds, of all of theirs."""
+        if list(self.digests) == [""]:
+            return self.digests[""]
+        return hashlib.sha256("".join(f"{f}:{d}\n" for f, d in self.digests.items()).encode()).hexdigest()
 
 
-def label_type(patients: pa.Table) -> pa.DataType:
-    """The Arrow type of a table's labels, from their declared type."""
+def schema(rows: Rows, fusion: Fusion, masks: Mapping[str, npt.NDArray[np.bool_]]) -> pa.Schema:
+    """Keys, split, label, the inputs' vectors, the tables' columns, fused, and the masks."""
     import pyarrow as pa
 
-    kinds = set(patients.column("label_type").unique().to_pylist()) - {None}
-    return {"int": pa.int64(), "float": pa.float64()}.get(kinds.pop() if len(kinds) == 1 else "str", pa.string())
+    fields = [(name, pa.string()) for name in (*rows.keys, "split")]
+    fields += [("time", pa.float64()), ("event", pa.bool_())] if rows.survival else []
+    fields += [] if rows.survival else [("label", rows.label_column().type)]
+    fields += [(alias, pa.list_(pa.float32(), pooled.width)) for alias, pooled in fusion.inputs.items()]
+    fields += [(f.name, f.type) for part in fusion.tabular.values() for f in part.raw.schema]
+    fields.append(("fused", pa.list_(pa.float32(), fusion.width)))
+    return pa.schema(fields + [(name, pa.bool_()) for name in masks])
+
+
+def masks(recipe: Recipe, fusion: Fusion) -> dict[str, npt.NDArray[np.bool_]]:
+    """What is there and what isn't: never left to be guessed from zeros."""
+    found: dict[str, npt.NDArray[np.bool_]] = {}
+    if recipe.join != "inner" or recipe.min_modalities is not None:
+        found |= {f"has_{alias}": pooled.present for alias, pooled in fusion.inputs.items()}
+        found |= {f"has_{name}": part.present for name, part in fusion.tabular.items()}
+    for part in fusion.tabular.values():
+        found |= part.masks()
+    return found
+
+
+def batches(
+    rows: Rows,
+    fold: str,
+    fusion: Fusion,
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    schema: pa.Schema,
+    look: Look | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The rows, a block at a time."""
+    import pyarrow as pa
+
+    columns = [rows.table.column(name).combine_chunks() for name in rows.keys] + [rows.splits(fold)]
+    if rows.survival:
+        columns += [rows.table.column(name).combine_chunks() for name in ("time", "event")]
+    else:
+        columns.append(rows.label_column())
+    clinical = [column.combine_chunks() for part in fusion.tabular.values() for column in part.raw.columns]
+    for start, stop in fusion.blocks():
+        raw = fusion.raw(start, stop)
+        if look:
+            look(start, raw)
+        arrays = [column.slice(start, stop - start) for column in columns]
+        arrays += [_vectors(raw[alias]) for alias in fusion.inputs]
+        arrays += [column.slice(start, stop - start) for column in clinical]
+        arrays.append(_vectors(fusion.apply(raw, start, stop)))
+        arrays += [pa.array(mask[start:stop]) for mask in masks.values()]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _vectors(block: npt.NDArray[np.float64]) -> pa.FixedSizeListArray:
@@ -125,99 +152,166 @@ def _vectors(block: npt.NDArray[np.float64]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), block.shape[1])
 
 
-def write(
-    store: Path, catalog: Catalog, plugins: Plugins, fused: Fused, started: datetime, *, out: Path | None, wide: bool
+def write_fold(plugins: Plugins, made: Made, fold: str, fusion: Fusion, look: Look | None = None) -> None:
+    """Write the data of one fold, and what it was fitted with, below ``made.folder``."""
+    folder = made.folder / fold
+    folder.mkdir(exist_ok=True)
+    has = masks(made.recipe, fusion)
+    form = schema(made.rows, fusion, has)
+    plugins.exporter(Path(DATA)).write(
+        folder / DATA, form, batches(made.rows, fold, fusion, has, form, look), wide=False
+    )
+    if estimators := fusion.fitted.estimators():
+        from skops import io as skops  # imports all of scikit-learn: seconds, and only where something was fitted
+
+        skops.dump(estimators, folder / "fitted.skops")
+    made.report["fitted"] = bool(estimators)
+    made.digests[fold] = digest(folder / DATA)
+    made.width = made.width or fusion.width
+
+
+def new_folder(store: Path) -> TemporaryDirectory[str]:
+    """A folder to make a table in, where it will stay: a rename can't leave its disk. No table's name begins so."""
+    tables = store / "tables"
+    tables.mkdir(exist_ok=True)
+    return TemporaryDirectory(dir=tables, prefix=".tmp-", ignore_cleanup_errors=True)
+
+
+def keep(
+    store: Path, catalog: Catalog, plugins: Plugins, made: Made, started: datetime, *, out: Path | None, wide: bool
 ) -> MaterializeResult:
-    """Write the next version of a table, unless its latest is by this very recipe and has these very bytes.
+    """Keep what was made as the next version, unless the latest is by this very recipe and has these very bytes.
 
     On any error the store and ``out`` are as they were.
     """
-    recipe, schema = fused.recipe, fused.schema()
-    tables = store / "tables"
-    tables.mkdir(exist_ok=True)
-    # Made where it will stay, because a rename can't leave its disk. No table's name begins with a dot.
-    with TemporaryDirectory(dir=tables, prefix=".tmp-", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary) / "table"
-        folder.mkdir()
-        keep = plugins.exporter(Path(DATA))
-        keep.write(folder / DATA, schema, fused.batches(schema), wide=False)
-        digest = _digest(folder / DATA)
+    targets = {fold: out.with_name(f"{out.stem}.{fold}{out.suffix}") if fold else out for fold in made.digests if out}
+    facts = finished("materialize", started, made.recipe.to_json(), plugins)
+    latest = _latest(catalog, made)
+    version = latest[0] if latest else _next(catalog, made.recipe.name)
+    origin = planned(catalog, _inputs(made), made.scheme.id if made.scheme else None, facts)
+    text = card(made.recipe.to_json(), made.report, origin, made.recipe.name, version)
+    with ExitStack() as stack:
         # What can't be exported is refused here, before anything is recorded.
-        with _exporting(plugins, folder / DATA, keep, out, wide) if out else nullcontext():
-            run_id = None
-            if latest := _latest(catalog, fused, digest):
-                version, path = latest[0], inside(store, latest[1])
-            else:
-                _complete(folder, fused)
-                version, path, run_id = _record(store, catalog, plugins, fused, started, digest, folder)
+        for fold, target in targets.items():
+            stack.enter_context(placing(target, _exporter(plugins, made.folder / fold / DATA, target, wide, text)))
+        run_id = None
+        if latest:
+            path = inside(store, latest[1])
+        else:
+            _complete(made, text)
+            path, run_id = _record(store, catalog, made, facts, version)
     return MaterializeResult(
-        recipe.name, version, fused.alignment.patients.num_rows, fused.fusion.width, path, run_id is None, run_id,
-        fused.report, out,
+        made.recipe.name, version, len(made.rows), made.width, path, run_id is None, run_id, made.report,
+        list(targets.values()),
     )  # fmt: skip
 
 
-def _exporting(plugins: Plugins, data: Path, keep: ExporterSpec, out: Path, wide: bool) -> AbstractContextManager[Made]:
+def _exporter(plugins: Plugins, data: Path, out: Path, wide: bool, text: str) -> Callable[[Path], None]:
+    """Writes one fold's data, and the data card beside it."""
     exporter = plugins.exporter(out)
-    as_it_is = exporter is keep and not wide
+    as_it_is = exporter is plugins.exporter(data) and not wide
 
     def export(path: Path) -> None:
         TableData(data).write(None if as_it_is else exporter, path, wide=wide)
+        path.with_name(f"{path.stem}.card.md").write_text(text, encoding="utf-8")
 
-    return placing(out, export)
+    return export
 
 
-def _latest(catalog: Catalog, fused: Fused, digest: str) -> tuple[int, str] | None:
+def _latest(catalog: Catalog, made: Made) -> tuple[int, str] | None:
     """Version and path of the table's latest version, if it is by the same recipe, of the same inputs, and equal."""
-    inputs = [(s.alias, s.feature_set.id) for s in fused.sets]
     with catalog.read() as connection:
-        return training_tables.same_as_latest(connection, fused.recipe.to_json(), inputs, fused.scheme, digest)
+        latest = training_tables.latest(connection, made.recipe.name)
+    if latest is None:
+        return None
+    inputs = [(s.alias, s.feature_set.id) for s in made.sets]
+    scheme = made.scheme.id if made.scheme else None
+    same = (latest.inputs, latest.scheme, latest.data_hash) == (inputs, scheme, made.digest)
+    # Through a Recipe: what an older featstore wrote in other words is the same recipe.
+    return (latest.version, latest.path) if same and from_json(latest.recipe) == made.recipe else None
 
 
-def _complete(folder: Path, fused: Fused) -> None:
+def _next(catalog: Catalog, name: str) -> int:
+    with catalog.read() as connection:
+        return training_tables.next_version(connection, name)
+
+
+def _complete(made: Made, text: str) -> None:
     """Write what lies beside the data."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     import yaml
-    from skops import io as skops
 
-    write_json(folder / "report.json", fused.report)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(fused.recipe.to_json(), sort_keys=False, allow_unicode=True))
-    skops.dump(fused.fusion.estimators(), folder / "fitted.skops")
-    for file in folder.iterdir():
+    folder, alignment = made.folder, made.alignment
+    write_json(folder / "report.json", made.report)
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump(made.recipe.to_json(), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    (folder / "card.md").write_text(text, encoding="utf-8")
+    pq.write_table(alignment.lost, folder / "lost.parquet", compression="zstd")
+    # Which rows of tabular data sets went where, by their places: to make the table again from the very same rows.
+    rows = alignment.rows
+    for name, places in alignment.table_rows.items():
+        rows = rows.append_column(f"row of {name}", places)
+    pq.write_table(rows, folder / "rows.parquet", compression="zstd")
+    with pq.ParquetWriter(folder / "pointers.parquet", _pointers(), compression="zstd") as writer:
+        for alias, rows in alignment.pointers.items():
+            writer.write_table(
+                rows.add_column(1, "alias", pa.array([alias] * len(rows), pa.string())).cast(_pointers())
+            )
+    for file in folder.rglob("*"):
         fsync(file)
 
 
-def _record(
-    store: Path, catalog: Catalog, plugins: Plugins, fused: Fused, started: datetime, digest: str, folder: Path
-) -> tuple[int, Path, str]:
-    """Move the finished folder into place and add its rows, in one transaction; returns version, path and run."""
-    recipe = fused.recipe
-    facts = finished("materialize", started, recipe.to_json(), plugins)
+def _pointers() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([
+        ("position", pa.int64()), ("alias", pa.string()), ("segment", pa.int64()), ("row", pa.int64()),
+        ("sample_key", pa.string()),
+    ])  # fmt: skip
+
+
+def _record(store: Path, catalog: Catalog, made: Made, facts: dict[str, Any], version: int) -> tuple[Path, str]:
+    """Move the finished folder into place and add its rows, in one transaction; returns path and run.
+
+    Raises:
+        ConflictError: another process has made that version meanwhile.
+    """
+    recipe = made.recipe
     # The transaction is the outer one: an interrupt after the commit must not take the run's folder away again.
     with catalog.write() as connection, RunFolder.creating(store, "materialize") as create_run:
-        version = training_tables.next_version(connection, recipe.name)
+        if training_tables.next_version(connection, recipe.name) != version:
+            raise ConflictError(f"Another process made {recipe.name}@v{version} meanwhile.", hint="run it again")
         path = store / "tables" / recipe.name / f"v{version}"
         row = training_tables.Row(
-            recipe.name, version, recipe.label, fused.scheme, fused.alignment.patients.num_rows,
-            path.relative_to(store).as_posix(), digest, recipe.to_json(), fused.report,
+            recipe.name, version, str(recipe.label), made.scheme.id if made.scheme else None, len(made.rows),
+            path.relative_to(store).as_posix(), made.digest, recipe.to_json(), made.report, recipe.entity,
+            made.rows.folds or None,
         )  # fmt: skip
+        fits = [
+            training_tables.Fit(fold, int(made.rows.facts(fold).train.sum()), made.rows.train_hash(fold))
+            for fold in made.digests
+        ]
         run = create_run()
-        training_tables.put(connection, row, _inputs(fused), run.run_id, facts)
-        run.record(**facts, table={"name": recipe.name, "version": version, "data_hash": digest})
+        training_tables.put(connection, row, _inputs(made), fits, run.run_id, facts)
+        run.record(**facts, table={"name": recipe.name, "version": version, "data_hash": made.digest})
         path.parent.mkdir(parents=True, exist_ok=True)
         _put_aside(path, run.run_id)
-        folder.rename(path)
+        made.folder.rename(path)
         fsync(path.parent)
-    return version, path, run.run_id
+    return path, run.run_id
 
 
-def _inputs(fused: Fused) -> list[training_tables.Input]:
+def _inputs(made: Made) -> list[training_tables.Input]:
     """The vector inputs in the recipe's order, then the tables, the label's among them."""
-    aligned, aggregation = fused.alignment, {item.alias: item.agg for item in fused.recipe.inputs}
+    aligned, aggregation = made.alignment, {item.alias: item.aggregation for item in made.recipe.inputs}
     vectors = [
         training_tables.Input(
             s.alias, aligned.runs[s.alias], feature_set=s.feature_set.id,
-            modality=str(fused.report["inputs"][s.alias]["modality"]), aggregation=aggregation[s.alias],
+            modality=str(made.report["inputs"][s.alias]["modality"]), aggregation=aggregation[s.alias],
         )
-        for s in fused.sets
+        for s in made.sets
     ]  # fmt: skip
     return vectors + [training_tables.Input(t, [run], tabular=t) for t, run in aligned.table_runs.items()]
 
@@ -234,6 +328,7 @@ def _put_aside(path: Path, run_id: str) -> None:
         log.warning("%s isn't in the catalog (was it restored from a backup?): kept as %s.", path, aside.name)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from featstore.testing.check import (
     check_fuser,
     check_pooler,
     check_reader,
+    check_step,
 )
 from featstore.testing.laws import ConformanceError, Finding
 
@@ -32,4 +33,5 @@ __all__ = [
     "check_fuser",
     "check_pooler",
     "check_reader",
+    "check_step",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from featstore.errors import NotFoundError, UsageError, did_you_mean
-from featstore.keys import parse_call, split_fragment
+from featstore.keys import parse_call, parse_words, split_fragment
 from featstore.plugins import KINDS, Plugins
 from featstore.source import Source
-from featstore.spec import BackboneRequest, BackboneSpec, ExporterSpec, FuserSpec, PoolerSpec, ReaderSpec
-from featstore.testing import backbones, exporters, fusers, poolers, readers
+from featstore.spec import BackboneRequest, BackboneSpec, ExporterSpec, FuserSpec, PoolerSpec, ReaderSpec, StepSpec
+from featstore.testing import backbones, exporters, fusers, poolers, readers, steps
 from featstore.testing.case import BackboneCase
 from featstore.testing.laws import Finding, conclude
 
@@ -81,15 +82,39 @@ def check_pooler(
 
 
 def check_fuser(
-    spec: FuserSpec | str, *, plugins: Sequence[str] = (), tolerance: float = 1e-9, strict: bool = True
+    spec: FuserSpec | str,
+    *arguments: float | str,
+    plugins: Sequence[str] = (),
+    tolerance: float = 1e-9,
+    strict: bool = True,
 ) -> list[Finding]:
-    """Whether a fuser keeps every law of fusers.
+    """Whether a fuser keeps every law of fusers: a spec with its arguments, or a name such as ``pca(2)``.
 
     Raises:
         ConformanceError: a law is broken, with ``strict``. NotFoundError: no plugin registers the name.
+        UsageError: it doesn't take these arguments.
     """
-    spec = Plugins.load(plugins).fuser(spec) if isinstance(spec, str) else spec
-    return conclude(f"The fuser {spec.name}", fusers.LAWS.findings(fusers.FuserCase(spec, tolerance)), strict)
+    listed, arguments = _called("fuser", spec, arguments, plugins)
+    case = fusers.FuserCase(listed, tolerance, arguments)
+    return conclude(f"The fuser {listed.name}", fusers.LAWS.findings(case), strict)
+
+
+def check_step(
+    spec: StepSpec | str,
+    *arguments: float | str,
+    plugins: Sequence[str] = (),
+    tolerance: float = 1e-9,
+    strict: bool = True,
+) -> list[Finding]:
+    """Whether a step keeps every law of steps: a spec with its arguments, or a name such as ``impute(median)``.
+
+    Raises:
+        ConformanceError: a law is broken, with ``strict``. NotFoundError: no plugin registers the name.
+        UsageError: it doesn't take these arguments.
+    """
+    listed, arguments = _called("step", spec, arguments, plugins)
+    case = steps.StepCase(listed, tolerance, arguments)
+    return conclude(f"The step {listed.name}", steps.LAWS.findings(case), strict)
 
 
 def check_reader(
@@ -134,8 +159,8 @@ def check_exporter(spec: ExporterSpec | str, *, plugins: Sequence[str] = (), str
 
 
 _CHECKS: Mapping[str, Callable[..., list[Finding]]] = {
-    "backbone": check_backbone, "pooler": check_pooler, "fuser": check_fuser, "reader": check_reader,
-    "exporter": check_exporter,
+    "backbone": check_backbone, "pooler": check_pooler, "fuser": check_fuser, "step": check_step,
+    "reader": check_reader, "exporter": check_exporter,
 }  # fmt: skip
 
 
@@ -150,7 +175,7 @@ def check(
     """What kind of thing a name is, and what is found of it: for the command line. Raises for no broken law.
 
     Args:
-        kind: backbone, pooler, fuser, reader or exporter, where a name is several.
+        kind: backbone, pooler, fuser, step, reader or exporter, where a name is several.
         files: inputs for a backbone, read by the readers there are; or for a reader.
         request: what the user gave of the backbone's request.
 
@@ -178,7 +203,8 @@ def kind_of(plugins: Plugins, name: str) -> str:
         NotFoundError: there is no such thing. UsageError: there are several.
     """
     base = name.partition("(")[0]
-    kinds = [item.kind for item in plugins.registered() if item.name in (name, base if item.kind == "pooler" else name)]
+    callable_kinds = ("pooler", "fuser", "step")
+    kinds = [i.kind for i in plugins.registered() if i.name in (name, base if i.kind in callable_kinds else name)]
     if len(kinds) > 1:
         raise UsageError(f"{name!r} is a {' and a '.join(kinds)}.", hint=f"--kind {kinds[0]}, or --kind {kinds[1]}")
     if kinds:
@@ -191,6 +217,24 @@ def kind_of(plugins: Plugins, name: str) -> str:
         f"No plugin has anything called {name!r}.{did_you_mean(name, known)}",
         hint=f"featstore plugins lists what there is: {', '.join(KINDS)}s",
     )
+
+
+def _called(kind: str, what: Any, arguments: tuple[float | str, ...], plugins: Sequence[str]) -> tuple[Any, Any]:
+    """A spec with its arguments; or the spec of ``NAME(ARGUMENTS)``, and all its arguments.
+
+    Raises:
+        NotFoundError: no plugin registers the name. UsageError: it doesn't take these arguments.
+    """
+    if not isinstance(what, str):
+        return what, arguments
+    name, given = parse_words(what)
+    spec: Any = Plugins.load(plugins).spec(kind, name)
+    arguments = (*given, *arguments)
+    try:
+        inspect.signature(spec.load).bind(*arguments)
+    except TypeError as error:
+        raise UsageError(f"{what!r} doesn't fit {name!r}: {error}.", hint=spec.description) from error
+    return spec, arguments
 
 
 def _registers(plugins: Plugins, name: str) -> bool:

@@ -40,6 +40,7 @@ def featstore_exporters() -> Iterable[ExporterSpec]:
         "npy", ".npy", _writer("npy"), index=True,
         description="(rows, …) in the stored dtype, with <stem>.index.csv beside",
     )  # fmt: skip
+    yield ExporterSpec("npz", ".npz", _writer("npz"), description="an array a column, without pickle")
     yield ExporterSpec(
         "h5", ".h5", _writer("hdf5"), grouped=True,
         description="HDF5: features, labels, sample_key, …; with --layout a data set a group, and <group>_metadata",

@@ -30,7 +30,7 @@ def test_the_list_has_seconds(run: Run) -> None:
     assert all(0 <= row["seconds"] < 60 for row in done.json)
     table = run("plugins")
     assert "seconds" in table.out
-    assert "fuser concat" in table.out
+    assert "fuser cca, concat" in table.out
 
 
 def test_a_slow_plugin_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,10 @@ def test_check_prints_a_line_a_law(run: Run) -> None:
     assert "10 of 10 laws hold." in done.err
 
 
-@pytest.mark.parametrize(("name", "kind"), [("concat", "fuser"), ("csv", "exporter"), ("image", "reader")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("concat", "fuser"), ("late", "fuser"), ("impute(knn,2)", "step"), ("csv", "exporter"), ("image", "reader")],
+)
 def test_check_finds_the_kind(run: Run, name: str, kind: str) -> None:
     done = run("plugins", "check", name, "--json")
     assert (done.code, done.json["kind"], done.json["ok"]) == (0, kind, True)
@@ -103,9 +106,12 @@ def test_a_name_of_two_kinds_needs_its_kind(run: Run, tmp_path: Path) -> None:
     [
         (("maen",), 1, "No plugin has anything called 'maen'. Did you mean 'mean'"),
         (("concat", "--checkpoint", "w.pt"), 2, "checkpoint: only backbones have this, and concat is a fuser."),
-        (("mean", "--input", "a.png"), 2, "A pooler reads no files"),
+        (("median", "--input", "a.png"), 2, "A pooler reads no files"),
         (("image", "--input", "nowhere.png"), 1, "There is no file nowhere.png"),
-        (("mean", "--kind", "fuser"), 1, "There is no fuser 'mean'"),
+        (("median", "--kind", "fuser"), 1, "There is no fuser 'median'"),
+        (("mean",), 2, "'mean' is a pooler and a fuser.\n  next: --kind pooler, or --kind fuser"),
+        (("pca(2)",), 2, "'pca(2)' is a fuser and a step.\n  next: --kind fuser, or --kind step"),
+        (("pca", "--kind", "step"), 2, "'pca' doesn't fit 'pca': missing a required argument: 'components'."),
         (("gem(x)",), 2, "must be numbers"),
     ],
 )

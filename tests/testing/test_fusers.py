@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from featstore import Fuser, FuserSpec
+from featstore import Fuser, FuserSpec, NotFoundError, UsageError
 from featstore.plugins import Plugins
 from featstore.testing import check_fuser
 
-OURS = [item.name for item in Plugins.load().registered("fuser")]
+ARGUMENTS = {"pca": "pca(3)", "cca": "cca(2)"}
+OURS = [ARGUMENTS.get(item.name, item.name) for item in Plugins.load().registered("fuser")]
 
 
 class Scaled(Fuser):
@@ -30,19 +31,67 @@ class Scaled(Fuser):
     def estimators(self) -> Mapping[str, object]:
         return {"scales": self.scales}
 
+    def restore(self, estimators: Mapping[str, Any]) -> None:
+        self.scales = estimators["scales"]
+
 
 def broken(load: Any) -> dict[str, str]:
     """The broken laws, by name, with what was seen."""
     return {f.law: f.seen for f in check_fuser(FuserSpec("x", load), strict=False) if not f.ok}
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [*OURS, "pca(0.9)", "kronecker(400)"])
 def test_ours_keep_every_law(name: str) -> None:
     check_fuser(name)
 
 
 def test_a_proper_one_that_learns_keeps_every_law() -> None:
     assert broken(Scaled) == {}
+
+
+def test_arguments_are_words_and_numbers_of_the_name() -> None:
+    check_fuser(FuserSpec("x", lambda width, word: Scaled()), 3, "much")
+    assert all(finding.ok for finding in check_fuser("pca", 2))
+    with pytest.raises(UsageError, match="missing a required argument"):
+        check_fuser("pca")
+    with pytest.raises(UsageError, match="at least 1"):
+        check_fuser("pca(0)")
+    with pytest.raises(NotFoundError, match="Did you mean 'pca'"):
+        check_fuser("pac(2)")
+
+
+class Peeking(Scaled):
+    def transform(self, parts: Any) -> Any:
+        return super().transform(parts) + (0 if parts.labels is None else parts.labels[:, None])
+
+
+class Quiet(Scaled):
+    """Learns from labels, and doesn't say so."""
+
+    def fit(self, blocks: Any) -> None:
+        super().fit(blocks)
+        labels = [parts.labels for parts in blocks()]
+        self.scales["a"] += float(np.concatenate(labels)[:7].sum()) if labels[0] is not None else 0
+
+
+class Undemanding(Quiet):
+    labelled = True
+
+
+class ByBlock(Scaled):
+    def fit(self, blocks: Any) -> None:
+        for parts in blocks():
+            self.scales = {alias: float(np.nanstd(part)) or 1.0 for alias, part in parts.items()}
+
+
+class Unrestored(Scaled):
+    def restore(self, estimators: Mapping[str, Any]) -> None:
+        self.scales = dict.fromkeys(estimators["scales"], 1.0)
+
+
+class Choosy(Scaled):
+    def fit(self, blocks: Any) -> None:
+        raise UsageError("Only on Sundays.")
 
 
 class ScaledByItsBlock(Scaled):
@@ -126,6 +175,12 @@ class Forgetting(Scaled):
         (AfraidOfMissingTrainRows, "keeps-missing-inputs-to-their-rows", "ValueError"),
         (Single, "fuses", "float32, not float64"),
         (Swallowing, "fuses", "24 rows give"),
+        (Choosy, "fuses", "neither three inputs nor two: UsageError: Only on Sundays."),
+        (Peeking, "looks-at-no-label", "with other labels: they differ"),
+        (Quiet, "says-whether-it-learns-from-labels", "labelled is false"),
+        (Undemanding, "says-whether-it-learns-from-labels", "without labels, fit is accepted"),
+        (ByBlock, "is-the-same-in-any-blocks", "blocks of 1"),
+        (Unrestored, "can-be-kept", "saved, loaded and restored: they differ"),
         (Unsaveable, "can-be-kept", "skops wouldn't load"),
         (Forgetting, "can-be-kept", "gives no estimators"),
         (dict, "loads", "no featstore.Fuser"),

@@ -1,0 +1,123 @@
+"""Which row of a tabular data set goes into which row of a table; of a dated one, never one from its future."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from featstore.catalog.alignment_inputs import ON
+from featstore.catalog.connection import first, identifier
+from featstore.catalog.identity import lookalike
+from featstore.errors import ConflictError
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from featstore.catalog.alignment import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class DatedTable:
+    """A tabular data set; where ``time`` is given, a patient's latest row at or before the row's own time counts."""
+
+    name: str
+    time: str | None = None
+    within_s: int | None = None
+
+
+def look_at(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
+    """How many of a tabular data set's rows are of patients here, and which ids look as if they were."""
+    rows, known = first(
+        connection.execute(
+            f'SELECT count(*), count(DISTINCT p.id) FROM tabular."{name}" t LEFT JOIN core.patient p USING (patient_id)'
+        )
+    ) or (0, 0)
+    alike = connection.execute(
+        f'SELECT DISTINCT t.patient_id, p.patient_id FROM tabular."{name}" t JOIN core.patient p '
+        f"ON {lookalike('t.patient_id')} = {lookalike('p.patient_id')} "
+        "WHERE t.patient_id NOT IN (SELECT patient_id FROM core.patient) ORDER BY ALL LIMIT 20"
+    ).fetchall()
+    return {"rows": rows, "patients": known, "lookalikes": [list(pair) for pair in alike]}
+
+
+def date(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[str, Any]) -> None:
+    """Make ``table_<m>(candidate, place)`` for every tabular data set: which of its rows goes into which row.
+
+    Of a dated table that is the latest at or before the row's own time: nothing from its future.
+    """
+    if wanted.as_of is not None:
+        _times(connection, wanted)
+    for m, table in enumerate(wanted.tables):
+        _placed(connection, m, table)
+        if table.time is None:
+            connection.execute(
+                f"CREATE TEMP TABLE table_{m} AS SELECT c.candidate, t.place FROM candidates c "
+                f"JOIN placed_{m} t USING (patient_id)"
+            )
+            continue
+        connection.execute(
+            f"CREATE TEMP TABLE table_{m} AS SELECT c.candidate, t.place, epoch(c.as_of - t.time) AS age "
+            f"FROM candidates c ASOF JOIN placed_{m} t ON c.patient_id = t.patient_id AND c.as_of >= t.time"
+        )
+        old = 0
+        if table.within_s is not None:
+            row = first(connection.execute(f"DELETE FROM table_{m} WHERE age > {table.within_s}"))
+            old = int(row[0]) if row else 0
+        future = first(
+            connection.execute(
+                f"SELECT count(*) FROM candidates c WHERE as_of IS NOT NULL AND patient_id IN (SELECT patient_id FROM "
+                f"placed_{m}) AND NOT EXISTS (SELECT 1 FROM placed_{m} t WHERE t.patient_id = c.patient_id "
+                "AND t.time <= c.as_of)"
+            )
+        )
+        untimed = first(connection.execute("SELECT count(*) FROM candidates WHERE as_of IS NULL"))
+        report["tables"][table.name] |= {
+            "too_old": old, "future": future[0] if future else 0, "untimed": untimed[0] if untimed else 0,
+        }  # fmt: skip
+
+
+def _placed(connection: duckdb.DuckDBPyConnection, m: int, table: DatedTable) -> None:
+    """Make ``placed_<m>``: the rows of a tabular data set with their place in the order in which it is fetched."""
+    time = identifier(table.time) if table.time else "NULL"
+    order = "patient_id" + (f", {time}" if table.time else "")
+    connection.execute(
+        f"CREATE TEMP TABLE placed_{m} AS SELECT patient_id, {time}::TIMESTAMP AS time, "
+        f'row_number() OVER (ORDER BY {order}) - 1 AS place FROM tabular."{table.name}"'
+    )
+    if table.time is None:
+        twice = first(connection.execute(f"SELECT patient_id FROM placed_{m} GROUP BY ALL HAVING count(*) > 1 LIMIT 1"))
+        if twice:
+            raise ConflictError(
+                f"The table {table.name!r} is dated, with several rows of patient {twice[0]!r}: which is meant?",
+                hint=f"--as-of acquired_at --table {table.name} --time COLUMN",
+            )
+    else:
+        twice = first(
+            connection.execute(f"SELECT patient_id, time FROM placed_{m} GROUP BY ALL HAVING count(*) > 1 LIMIT 1")
+        )
+        if twice:
+            raise ConflictError(
+                f"{table.name!r} has two rows of patient {twice[0]!r} with the same {table.time}, {twice[1]}.",
+                hint="keep one row a patient and time, and take the table in with --replace",
+            )
+
+
+def _times(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
+    """Set ``as_of``: the earliest of the vectors that may go into a row. If one of them has no time, neither has it."""
+    if isinstance(wanted.as_of, tuple):
+        table, column = wanted.as_of
+        connection.execute(
+            f"UPDATE candidates SET as_of = t.{identifier(column)}::TIMESTAMP "
+            f'FROM tabular."{table}" t WHERE t.patient_id = candidates.patient_id'
+        )
+        return
+    every = " UNION ALL ".join(
+        f"SELECT c.candidate, i.acquired_at FROM candidates c JOIN samples_{n} i ON {ON[item.per]} "
+        "WHERE i.chosen AND i.segment IS NOT NULL"
+        for n, item in enumerate(wanted.inputs)
+    )
+    connection.execute(
+        "UPDATE candidates SET as_of = t.earliest FROM (SELECT candidate, min(acquired_at) AS earliest "
+        f"FROM ({every}) GROUP BY candidate HAVING bool_and(acquired_at IS NOT NULL)) t "
+        "WHERE t.candidate = candidates.candidate"
+    )

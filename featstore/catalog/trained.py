@@ -1,0 +1,52 @@
+"""Whom an encoder's weights were trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featstore.catalog.connection import arrow, first, registered
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+#: SQL: what the weights of a feature set ``f`` are called in ``core.trained_on``. Where nobody said which weights made
+#: imported vectors, they are those of this one version: all imports have the weights "unknown".
+WEIGHTS = "CASE WHEN f.model_version = 'unknown' THEN f.name || '@v' || f.version ELSE f.model_version END"
+
+
+def weights(connection: duckdb.DuckDBPyConnection, feature_set: int) -> tuple[str, list[str]]:
+    """What a feature set's weights are called, and the feature sets that are made with them, as ``NAME@vK``."""
+    row = first(connection.execute(f"SELECT {WEIGHTS} FROM core.feature_set f WHERE id = ?", [feature_set]))
+    assert row
+    same = connection.execute(
+        f"SELECT name || '@v' || version FROM core.feature_set f WHERE {WEIGHTS} = ? ORDER BY name, version", [row[0]]
+    ).fetchall()
+    return str(row[0]), [str(r[0]) for r in same]
+
+
+def sort_out(connection: duckdb.DuckDBPyConnection, model_version: str, patients: pa.Table) -> tuple[pa.Table, int]:
+    """Those of some patients (``patient_id``, each once) whom nobody has named for these weights yet.
+
+    Returns:
+        ``patient_id`` of those in the store, by patient_id; and how many of all are in the store.
+    """
+    with registered(connection, named=patients):
+        here = first(connection.execute("SELECT count(*) FROM named JOIN core.patient USING (patient_id)"))
+        new = arrow(
+            connection,
+            "SELECT patient_id FROM named JOIN core.patient p USING (patient_id) WHERE p.id NOT IN "
+            "(SELECT patient FROM core.trained_on WHERE model_version = ?) ORDER BY 1",
+            [model_version],
+        )
+    return new, int(here[0]) if here else 0
+
+
+def put(connection: duckdb.DuckDBPyConnection, model_version: str, patients: pa.Table, run: int) -> None:
+    """Add patients (``patient_id``) to those that some weights were trained on."""
+    with registered(connection, named=patients):
+        connection.execute(
+            "INSERT INTO core.trained_on SELECT ?, p.id, ? FROM named JOIN core.patient p USING (patient_id) "
+            "ORDER BY p.id",
+            [model_version, run],
+        )

@@ -1,0 +1,71 @@
+"""What a version of a table was made of: the rows and pointers that are kept beside its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featstore.catalog import training_tables
+from featstore.catalog.alignment import KEYS
+from featstore.catalog.connection import Catalog
+from featstore.errors import CorruptError, LeakageError
+from featstore.tables.data import DATA
+from featstore.tables.rows import Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featstore.tables.training import TrainingTable
+
+#: Before the name of a tabular data set: the column of ``rows.parquet`` that says which of its rows goes where.
+PLACES = "row of "
+
+
+def kept_rows(path: Path) -> pa.Table:
+    """The table's rows: keys, split, label, and the places in tabular data sets.
+
+    Raises:
+        CorruptError: they aren't there, or can't be read.
+    """
+    return _read(path / "rows.parquet")
+
+
+def kept_pointers(path: Path) -> pa.Table:
+    """``position, alias, segment, row, sample_key``: which stored vectors are in which row."""
+    return _read(path / "pointers.parquet")
+
+
+def _read(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptError(
+            f"{path} can't be read: {str(error).splitlines()[0]}",
+            hint="versions that an older featstore made have none: materialize again, or restore it from a backup",
+        ) from error
+
+
+def require_train_rows(catalog: Catalog, table: TrainingTable) -> None:
+    """Raise where the rows that say ``train`` aren't those that the fitted objects learned from.
+
+    Raises:
+        LeakageError: what is tested on may have been learned from.
+    """
+    import pyarrow.parquet as pq
+
+    with catalog.read() as connection:
+        known = training_tables.fits(connection, table.name, table.version)
+    keys = KEYS[table.entity]
+    for fold, digest in known.items():
+        data = pq.ParquetFile(table.path / fold / DATA)
+        rows = Rows(data.read([*keys, "split"]), keys)
+        if rows.train_hash("") != digest:
+            where = f" in {fold}" if fold else ""
+            raise LeakageError(
+                f"The steps of {table} were fitted on other rows than those that say 'train'{where}: its data were "
+                "changed since.",
+                hint=f"featstore reproduce {table}   makes them again; restore them from a backup",
+            )

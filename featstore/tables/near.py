@@ -1,0 +1,264 @@
+"""Vectors that two patients share across splits: equal ones, found while a table is written, and nearly equal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from featstore.catalog.leakage import MOST
+from featstore.tables.leakage import Leak
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows ``start:stop``, float (n, width); a row with a NaN has no vector.
+Read = Callable[[int, int], npt.NDArray[Any]]
+_Codes = npt.NDArray[np.int64]
+
+#: Bytes of rows that are held while all others go by, and of those that go by at once, each in both precisions.
+_HELD_BYTES, _PASSING_BYTES = 128 << 20, 16 << 20
+#: Rows whose products with those that go by are in memory at once.
+_TILE = 1024
+#: What a row has of an input.
+_NOTHING, _VECTOR, _CONSTANT = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Whose:
+    """Whose the rows are: ``patient_id, split``, and ``visit_id, sample_key`` where the table has them."""
+
+    rows: pa.Table
+    everyone: bool
+
+    @property
+    def apart(self) -> _Codes:
+        """int64 (rows,): rows with different codes are compared, those below 0 not at all."""
+        column = self.rows.column("patient_id" if self.everyone else "split").combine_chunks().dictionary_encode()
+        return np.asarray(column.indices.fill_null(-1), np.int64)
+
+    @property
+    def across(self) -> str:
+        return "" if self.everyone else " in different splits"
+
+    def told(self, alias: str, first: _Codes, second: _Codes) -> list[dict[str, Any]]:
+        """Pairs of rows, one a line."""
+        names = [n for n in ("patient_id", "visit_id", "sample_key", "split") if n in self.rows.column_names]
+        one, other = (self.rows.select(names).take(at).to_pylist() for at in (first, second))
+        return [{"input": alias} | a | {f"other_{k}": v for k, v in b.items()} for a, b in zip(one, other, strict=True)]
+
+
+class ExactDuplicates:
+    """Keeps 17 bytes a row and input while blocks of vectors go by; equal vectors are then found.
+
+    Two vectors are equal where they are so in float32, as they are stored. They are told by two sums of their bits,
+    with random weights, modulo 2**64: others are taken for equal with a chance below 2**-64 a pair.
+
+    Args:
+        rows: of the table.
+        aliases: of its inputs.
+    """
+
+    def __init__(self, rows: int, aliases: Iterable[str]) -> None:
+        self._hashes = {alias: np.zeros((rows, 2), np.uint64) for alias in aliases}
+        self._has = {alias: np.full(rows, _NOTHING, np.uint8) for alias in self._hashes}
+        self._weights: dict[int, npt.NDArray[np.uint64]] = {}
+
+    def add(self, start: int, blocks: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take rows ``start`` and following: alias → float (n, width). A row with a NaN has no vector."""
+        for alias, block in blocks.items():
+            with np.errstate(over="ignore"):  # beyond float32: infinite, as it is stored
+                values = np.ascontiguousarray(block, np.float32) + np.float32(0)  # -0 is 0
+            at = slice(start, start + len(values))
+            self._hashes[alias][at] = values.view(np.uint32).astype(np.uint64) @ self._weights_of(values.shape[1])
+            constant = np.where((values == values[:, :1]).all(axis=1), _CONSTANT, _VECTOR)
+            self._has[alias][at] = np.where(np.isnan(values).any(axis=1), _NOTHING, constant)
+
+    def _weights_of(self, width: int) -> npt.NDArray[np.uint64]:
+        if width not in self._weights:
+            raw = np.asarray(np.random.PCG64(0).random_raw(2 * width), np.uint64)
+            self._weights[width] = raw.reshape(width, 2) | np.uint64(1)
+        return self._weights[width]
+
+    def leaks(self, rows: pa.Table, *, everyone: bool = False) -> list[Leak]:
+        """Equal vectors of two patients in different splits, one leak of the kind ``same-vectors`` an input.
+
+        Args:
+            rows: the table's: ``patient_id, split``, and ``visit_id, sample_key`` where it has them.
+            everyone: of any two patients, whatever their splits.
+        """
+        whose = _Whose(rows, everyone)
+        apart = whose.apart
+        found = []
+        for alias, hashes in self._hashes.items():
+            has = self._has[alias]
+            first, second = _equal(hashes, apart, np.flatnonzero((has != _NOTHING) & (apart >= 0)))
+            if len(first):
+                found.append(_same_vectors(alias, whose, first, second, int((has[first] == _CONSTANT).sum())))
+        return found
+
+
+def _equal(hashes: npt.NDArray[np.uint64], apart: _Codes, members: _Codes) -> tuple[_Codes, _Codes]:
+    """Pairs of rows with equal hashes and other codes: of n such rows n − 1 pairs, so that each stands in one."""
+    order = members[np.lexsort((members, apart[members], hashes[members, 1], hashes[members, 0]))]
+    begins = np.ones(len(order), np.bool_)
+    begins[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(np.append(starts, len(order)))
+    first, last = (np.repeat(order[at], lengths) for at in (starts, starts + lengths - 1))
+    shared = (apart[first] != apart[last]) & (order != first)
+    order, first, last = order[shared], first[shared], last[shared]
+    other = np.where(apart[order] == apart[first], last, first)
+    pairs = np.stack([np.minimum(order, other), np.maximum(order, other)])
+    pairs = pairs[:, np.lexsort(pairs[::-1])]
+    return pairs[0], pairs[1]
+
+
+def _same_vectors(alias: str, whose: _Whose, first: _Codes, second: _Codes, constant: int) -> Leak:
+    message = f"Patients{whose.across} have the same vector of {alias!r}, {len(first):,} time(s)"
+    message += f"; {constant:,} of them are one number throughout, such as all zeros." if constant else "."
+    hint = "if they are one person, give them one patient_id and split anew; else keep one of them: --where"
+    return Leak("same-vectors", message, whose.told(alias, first[:MOST], second[:MOST]), len(first), hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Rows that are nearly the same, by descending cosine: the first 1,000.
+
+    Attributes:
+        first, second: int64 (n,), ``first < second``.
+        cosine: float64 (n,).
+        found: how many there are.
+    """
+
+    first: _Codes
+    second: _Codes
+    cosine: npt.NDArray[np.float64]
+    found: int
+
+
+def near_leaks(inputs: Mapping[str, Read], rows: pa.Table, threshold: float, *, everyone: bool = False) -> list[Leak]:
+    """Nearly equal vectors of two patients in different splits, one leak of the kind ``near-duplicates`` an input.
+
+    Args:
+        inputs: alias → reads its vectors.
+        rows, everyone: as of :meth:`ExactDuplicates.leaks`.
+        threshold: the cosine from which two vectors are nearly the same.
+    """
+    whose = _Whose(rows, everyone)
+    found = []
+    for alias, read in inputs.items():
+        pairs = near_pairs(read, whose.apart, threshold)
+        if pairs.found:
+            message = (
+                f"Patients{whose.across} have nearly the same vector of {alias!r} (cosine {threshold:g} or more), "
+                f"{pairs.found:,} time(s)."
+            )
+            told = whose.told(alias, pairs.first, pairs.second)
+            told = [row | {"cosine": c} for row, c in zip(told, pairs.cosine.tolist(), strict=True)]
+            hint = "if they are one person, give them one patient_id and split anew; or raise the threshold"
+            found.append(Leak("near-duplicates", message, told, pairs.found, hint))
+    return found
+
+
+def near_pairs(read: Read, apart: _Codes, threshold: float, *, most: int = MOST) -> Pairs:
+    """All pairs of rows with different codes whose cosine is at least ``threshold``.
+
+    All are compared with all, in blocks: n²/2 products, memory by the size of a block. float32 finds the candidates
+    with a margin for its error; float64 decides. Rows with a NaN, and of zeros, have no direction and are left out.
+
+    Args:
+        read: it is asked for the same rows several times.
+        apart: int64 (rows,): only rows with different codes are compared, those below 0 not at all.
+        most: pairs that are given one by one; all are counted.
+    """
+    count = len(apart)
+    width = read(0, 1).shape[1] if count else 0
+    held, passing = (max(64, size // (12 * max(width, 1))) for size in (_HELD_BYTES, _PASSING_BYTES))
+    margin = (width + 8) * 2.0**-23  # of the rounding of a float32 product of two unit vectors
+    top = _Top(most)
+    for i in range(0, count, held):
+        ours = _Unit.of(read(i, min(i + held, count)), apart[i : i + held])
+        for j in range(i, count, passing):
+            theirs = _Unit.of(read(j, min(j + passing, count)), apart[j : j + passing])
+            for k in range(0, min(len(ours.apart), j + passing - i), _TILE):
+                tile = ours.part(k, k + _TILE)
+                if not tile.could_match(theirs):
+                    continue
+                near = tile.narrow @ theirs.narrow.T >= threshold - margin
+                near &= (tile.apart[:, None] != theirs.apart) & (tile.apart >= 0)[:, None] & (theirs.apart >= 0)
+                one, other = np.nonzero(near)
+                before = one + (i + k) < other + j
+                one, other = one[before], other[before]
+                cosine = _cosines(tile.exact, theirs.exact, one, other)
+                near_enough = cosine >= threshold - 1e-12
+                top.add(one[near_enough] + (i + k), other[near_enough] + j, cosine[near_enough])
+    return top.pairs()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Rows of length 1, in both precisions; those without a direction have a code below 0."""
+
+    exact: npt.NDArray[np.float64]
+    narrow: npt.NDArray[np.float32]
+    apart: _Codes
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[Any], apart: _Codes) -> _Unit:
+        exact = np.array(rows, np.float64)
+        peak = np.abs(exact).max(axis=1, initial=0)
+        lost = ~np.isfinite(peak) | (peak == 0)
+        exact[lost] = 0
+        exact /= np.where(lost, 1, peak)[:, None]  # squares of huge or tiny numbers would be infinite, or 0
+        exact /= np.where(lost, 1, np.sqrt(np.einsum("ij,ij->i", exact, exact)))[:, None]
+        return cls(exact, exact.astype(np.float32), np.where(lost, -1, apart))
+
+    def part(self, start: int, stop: int) -> _Unit:
+        return _Unit(self.exact[start:stop], self.narrow[start:stop], self.apart[start:stop])
+
+    def could_match(self, other: _Unit) -> bool:
+        """Whether there are two rows with other codes: not where all are of one split."""
+        ours, theirs = (side.apart[side.apart >= 0] for side in (self, other))
+        return bool(len(ours) and len(theirs)) and bool(
+            ours.min() != ours.max() or theirs.min() != theirs.max() or ours[0] != theirs[0]
+        )
+
+
+def _cosines(
+    ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], one: _Codes, other: _Codes
+) -> npt.NDArray[np.float64]:
+    """The cosines of pairs of unit rows, in float64; in parts, so that memory doesn't depend on how many there are."""
+    found = np.empty(len(one))
+    size = max(1, _PASSING_BYTES // (16 * max(ours.shape[1], 1)))
+    for start in range(0, len(one), size):
+        at = slice(start, start + size)
+        found[at] = np.einsum("ij,ij->i", ours[one[at]], theirs[other[at]])
+    return np.clip(found, -1, 1)
+
+
+class _Top:
+    """The pairs of the highest cosines, and how many there are."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.found = most, 0
+        self._parts: list[tuple[_Codes, _Codes, npt.NDArray[np.float64]]] = []
+
+    def add(self, first: _Codes, second: _Codes, cosine: npt.NDArray[np.float64]) -> None:
+        if len(first):
+            self.found += len(first)
+            self._parts.append((first, second, cosine))
+            if sum(len(part[0]) for part in self._parts) > 4 * self.most:
+                self._parts = [self._best()]
+
+    def _best(self) -> tuple[_Codes, _Codes, npt.NDArray[np.float64]]:
+        first, second, cosine = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        best = np.lexsort((second, first, -cosine))[: self.most]
+        return first[best], second[best], cosine[best]
+
+    def pairs(self) -> Pairs:
+        empty = np.zeros(0, np.int64)
+        return Pairs(*(self._best() if self._parts else (empty, empty, np.zeros(0))), self.found)

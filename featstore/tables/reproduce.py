@@ -1,0 +1,143 @@
+"""Reproducing: a version again, from the very rows and vectors that it was made of, and a comparison of bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featstore.arrays import FeatureReader
+from featstore.catalog import feature_sets, training_tables
+from featstore.catalog.alignment import KEYS
+from featstore.catalog.connection import Catalog
+from featstore.files import inside
+from featstore.plugins import Plugins
+from featstore.runs import RunFolder, versions
+from featstore.tables.aggregate import PooledInput
+from featstore.tables.data import DATA
+from featstore.tables.fuse import Fusion, Steps
+from featstore.tables.made_of import PLACES, kept_pointers, kept_rows
+from featstore.tables.materialize import poolers
+from featstore.tables.recipe import Recipe
+from featstore.tables.recipe_plain import from_json
+from featstore.tables.rows import Rows
+from featstore.tables.tabular import TabularPart
+from featstore.tables.writing import batches, digest, masks, new_folder, schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featstore.tables.training import TrainingTable
+
+
+@dataclass(slots=True)
+class ReproduceResult:
+    """How a version compares with what the same rows and vectors give now.
+
+    Attributes:
+        same: every file of data has the same bytes.
+        apart: where they differ: column → largest absolute difference, or None where it isn't one of numbers.
+        packages: those of other versions than then: name → (then, now).
+    """
+
+    table: str
+    same: bool
+    apart: dict[str, float | None] = field(default_factory=dict)
+    packages: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
+
+
+def reproduce(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTable) -> ReproduceResult:
+    """Make a version again beside the old one, compare, and throw it away.
+
+    Samples, vectors, tabular rows and splits that came later don't matter: the rows that it was made of are kept.
+
+    Raises:
+        CorruptError: something that it was made of is gone or damaged.
+    """
+    recipe, kept = from_json(table.recipe), kept_rows(table.path)
+    keys = KEYS[recipe.entity]
+    columns = [name for name in kept.column_names if not name.startswith(PLACES)]
+    rows = Rows(kept.select(columns), keys, table.folds, recipe.label.kind == "classes")
+    with catalog.read() as connection:
+        made_of = training_tables.inputs(connection, table.name, table.version)
+        paths = {
+            i.alias: feature_sets.segment_paths(connection, i.feature_set) for i in made_of if i.feature_set is not None
+        }
+        dims = {
+            i.alias: feature_sets.by_id(connection, i.feature_set).shape[-1]
+            for i in made_of
+            if i.feature_set is not None
+        }
+        runs = {i.tabular: training_tables.run_name(connection, i.runs[0]) for i in made_of if i.tabular is not None}
+        then = training_tables.packages(connection, table.name, table.version)
+    result = ReproduceResult(str(table), same=True)
+    now = versions()
+    result.packages = {
+        name: (then.get(name), now.get(name)) for name in sorted({*then, *now}) if then.get(name) != now.get(name)
+    }
+    pools = poolers(recipe, plugins)
+    pointers = kept_pointers(table.path)
+    with new_folder(store) as temporary:
+        for fold in rows.names:
+            inputs = {
+                i.alias: _pooled(store, pointers, paths[i.alias], i.alias, len(rows), dims[i.alias], pools[i.alias])
+                for i in recipe.inputs
+            }
+            tabular = _tabular(store, recipe, kept, runs, table.path / fold / DATA)
+            fusion = Fusion.fit(inputs, tabular, rows.facts(fold), Steps.of(recipe, plugins))
+            has = masks(recipe, fusion)
+            form = schema(rows, fusion, has)
+            again = Path(temporary) / f"{fold or 'all'}.parquet"
+            plugins.exporter(again).write(again, form, batches(rows, fold, fusion, has, form), wide=False)
+            if digest(again) != digest(table.path / fold / DATA):
+                result.same = False
+                result.apart |= _apart(table.path / fold / DATA, again)
+    return result
+
+
+def _pooled(
+    store: Path, pointers: pa.Table, paths: dict[int, str], alias: str, rows: int, dim: int, pool: Any
+) -> PooledInput:
+    import pyarrow.compute as pc
+
+    mine = pointers.filter(pc.equal(pointers.column("alias"), alias))
+    used = mine.column("segment").unique().to_pylist()
+    reader = FeatureReader({id: inside(store, paths[id]) for id in used}, committed=True)
+    return PooledInput.of(reader, mine, rows, dim, pool)
+
+
+def _tabular(store: Path, recipe: Recipe, kept: pa.Table, runs: dict[str, str], data: Path) -> dict[str, TabularPart]:
+    """The tabular inputs from the rows that their runs took in, whatever the tables hold by now."""
+    import pyarrow.parquet as pq
+
+    form = pq.read_schema(data)
+    parts = {}
+    for spec in recipe.tables:
+        rows = RunFolder.of(store, runs[spec.name]).load_rows(spec.name).select(list(spec.columns))
+        for place, name in enumerate(spec.columns):  # as DuckDB gave them
+            rows = rows.set_column(place, name, rows.column(name).cast(form.field(name).type))
+        parts[spec.name] = TabularPart.align(spec, rows, kept.column(f"{PLACES}{spec.name}"))
+    return parts
+
+
+def _apart(old: Path, new: Path) -> dict[str, float | None]:
+    """Column → how far two files of the same rows are apart, where they are; None where that is no number."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    one, other = pq.ParquetFile(old).read(), pq.ParquetFile(new).read()
+    found: dict[str, float | None] = {}
+    for name in dict.fromkeys([*one.column_names, *other.column_names]):
+        both = name in one.column_names and name in other.column_names
+        if both and one.column(name).equals(other.column(name)):
+            continue
+        found[name] = None
+        if both and one.column(name).type == other.column(name).type and pa.types.is_fixed_size_list(one[name].type):
+            a, b = (np.concatenate([c.flatten().to_numpy() for c in t.column(name).chunks]) for t in (one, other))
+            if a.shape == b.shape:
+                found[name] = float(np.nanmax(np.abs(a - b), initial=0.0))
+                if found[name] == 0.0 and (np.isnan(a) == np.isnan(b)).all():
+                    del found[name]  # NaN isn't equal to itself
+    return found
