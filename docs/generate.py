@@ -5,6 +5,7 @@ python docs/generate.py
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import duckdb
 
 from featstore import cli
 from featstore.catalog import migrations
+from featstore.tables.recipe_schema import schema
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,6 +92,7 @@ def generated() -> dict[Path, str]:
     return {
         ROOT / "README.md": readme(),
         ROOT / "docs" / "cli.md": cli_md(),
+        ROOT / "docs" / "recipe.schema.json": json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",
         ROOT / "docs" / "views.md": views_md(),
         ROOT / "migrations" / "schema.sql": migrations.schema_sql(),
     }

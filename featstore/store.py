@@ -226,7 +226,8 @@ class Store:
 
         self._absorb()
         if recipe is None:
-            known = recipe_columns(self.catalog, list(fields.get("tables", ())))
+            tables = fields.get("tables", ())
+            known = recipe_columns(self.catalog, [tables] if isinstance(tables, str) else list(tables))
             recipe = recipe_flags.from_flags(known_columns=known, **fields)
         elif not isinstance(recipe, Recipe):
             recipe = recipe_file.read(Path(recipe))

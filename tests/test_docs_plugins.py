@@ -15,7 +15,7 @@ import pytest
 import featstore
 from featstore import BackboneRequest, cli, hookspecs, spec, testing
 from featstore.plugins import Plugins
-from featstore.testing import backbones, exporters, fusers, poolers, readers
+from featstore.testing import backbones, exporters, fusers, poolers, readers, steps
 from featstore.testing.case import BackboneCase
 from featstore.testing.laws import Laws
 
@@ -78,7 +78,7 @@ def test_the_rest_of_what_plugins_are_made_of() -> None:
     assert "`Tokens.of(" in section("Tokens")
     for name in parameters(featstore.Tokens.of):
         assert name in section("Tokens")
-    documented = {*CLASSES, *HELPERS, "Parts", "hookimpl"}
+    documented = {*CLASSES, *HELPERS, "hookimpl"}
     of_stores = {"Store", "open", "init", "__version__"}
     errors = {name for name in featstore.__all__ if name.endswith("Error")}
     assert set(featstore.__all__) <= documented | of_stores | errors
@@ -105,7 +105,7 @@ def test_the_ways_to_bring_and_check_a_plugin() -> None:
             assert name in PAGE
 
 
-@pytest.mark.parametrize("module", [backbones, poolers, fusers, readers, exporters])
+@pytest.mark.parametrize("module", [backbones, poolers, steps, fusers, readers, exporters])
 def test_every_law_in_its_own_words(module: Any) -> None:
     text = PAGE[PAGE.index(f"### Laws of {module.__name__.rpartition('.')[2]}\n") :]
     text = text[: text.find("\n### ", 5)]
@@ -146,7 +146,8 @@ def broken(path: str, name: str, **request: Any) -> dict[str, str]:
 def test_all_examples_load_together(files: dict[str, str]) -> None:
     Plugins.load(list(files.values()), strict=True)
     assert set(files) == {
-        "histogram.py", "bins.py", "cluster.py", "small_net.py", "spread.py", "total.py", "raw28.py", "arrow.py",
+        "histogram.py", "bins.py", "cluster.py", "small_net.py", "spread.py", "quantile.py", "total.py", "raw28.py",
+        "arrow.py",
     }  # fmt: skip
 
 
@@ -176,6 +177,7 @@ def test_the_other_backbones_keep_the_laws(files: dict[str, str], tmp_path: Path
 def test_the_others_keep_every_law(files: dict[str, str], tmp_path: Path) -> None:
     testing.check_pooler("spread", plugins=[files["spread.py"]])
     testing.check_fuser("total", plugins=[files["total.py"]])
+    testing.check_step("quantile", plugins=[files["quantile.py"]])
     testing.check_exporter("arrow", plugins=[files["arrow.py"]])
     (tmp_path / "a.raw28").write_bytes(bytes(i % 251 for i in range(784)))
     testing.check_reader("raw28", plugins=[files["raw28.py"]], files=[tmp_path / "a.raw28"])

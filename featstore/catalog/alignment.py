@@ -102,7 +102,7 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
     rows_sql.candidates(connection, wanted)
     tables_sql.date(connection, wanted, report)
     # One patient under "007" in one input and "7" in another would be lost to an inner join without a word.
-    report["lookalikes"] = [list(pair) for pair in lookalikes(connection, "SELECT patient_id FROM candidates")]
+    report["lookalikes"] = [list(pair) for pair in lookalikes(connection, inputs_sql.patients(len(wanted.inputs)))]
     before = rows_sql.judge(connection, wanted, report)
     keys = KEYS[wanted.entity]
     survival = ", time, event" if wanted.labels.event else ""

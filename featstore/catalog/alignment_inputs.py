@@ -105,6 +105,12 @@ def gather(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput, cho
     }  # fmt: skip
 
 
+def patients(inputs: int) -> str:
+    """A query for the ``patient_id`` of all whose samples the inputs take."""
+    each = " UNION ".join(f"SELECT patient FROM samples_{n} WHERE chosen" for n in range(inputs))
+    return f"SELECT patient_id FROM core.patient WHERE id IN ({each})"
+
+
 def _modality(connection: duckdb.DuckDBPyConnection, item: VectorInput, chosen: pa.Table | None) -> str:
     """The one modality of an input."""
     query = (

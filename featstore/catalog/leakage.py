@@ -51,22 +51,30 @@ def same_content(connection: duckdb.DuckDBPyConnection, inputs: int, *, everyone
         of n samples with one content, n − 1 pairs, so that each stands in one: ``patient_id, split, sample_key`` and
         the same with ``other_``.
     """
-    used = " UNION ".join(f"SELECT position, sample FROM used_{n}" for n in range(inputs))
+    used = " UNION ALL ".join(f"SELECT position, sample FROM used_{n}" for n in range(inputs))
     apart = "patient_id" if everyone else "split"
-    return _found(
+    # Numbers first: millions of texts needn't be grouped where hardly any is there twice.
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE shared AS SELECT h "
+        "FROM (SELECT id, hash(content_hash) AS h FROM core.sample WHERE content_hash IS NOT NULL) s "
+        f"JOIN ({used}) u ON u.sample = s.id JOIN aligned a USING (position) WHERE a.{apart} IS NOT NULL "
+        f"GROUP BY h HAVING min(a.{apart}) <> max(a.{apart})"
+    )
+    found = _found(
         connection,
         "WITH held AS (SELECT DISTINCT s.content_hash, a.patient_id, a.split, s.sample_key "
-        f"FROM ({used}) u JOIN aligned a USING (position) JOIN core.sample s ON s.id = u.sample "
-        f"WHERE s.content_hash IS NOT NULL AND a.{apart} IS NOT NULL), "
-        f"shared AS (SELECT content_hash FROM held GROUP BY 1 HAVING min({apart}) <> max({apart})), "
+        f"FROM core.sample s JOIN ({used}) u ON u.sample = s.id JOIN aligned a USING (position) "
+        f"WHERE hash(s.content_hash) IN (SELECT h FROM temp.shared) AND a.{apart} IS NOT NULL), "
         "ends AS (SELECT h.*, first_value(h) OVER w AS f, last_value(h) OVER w AS l FROM held h "
-        f"JOIN shared USING (content_hash) WINDOW w AS (PARTITION BY content_hash ORDER BY {apart}, patient_id, "
-        "sample_key ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)), "
+        f"WINDOW w AS (PARTITION BY content_hash ORDER BY {apart}, patient_id, sample_key "
+        "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)), "
         f"pairs AS (SELECT *, CASE WHEN {apart} = f.{apart} THEN l ELSE f END AS o FROM ends "
-        "WHERE sample_key <> f.sample_key) "
+        f"WHERE f.{apart} <> l.{apart} AND sample_key <> f.sample_key) "
         "SELECT patient_id, split, sample_key, o.patient_id AS other_patient_id, o.split AS other_split, "
         "o.sample_key AS other_sample_key FROM pairs ORDER BY ALL",
     )
+    connection.execute("DROP TABLE temp.shared")
+    return found
 
 
 def fine_tuned(connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput]) -> Found:
@@ -75,20 +83,25 @@ def fine_tuned(connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInp
     Of a scheme of folds every fold is held out once, and none is called train.
 
     Returns:
-        ``input, feature_set, patient_id, split, run_id``: the run that says so.
+        one a patient: ``patient_id, split, inputs, feature_sets, runs``, the last of those that say so.
     """
     parts: list[str] = []
     parameters: dict[str, Any] = {}
     for n, item in enumerate(inputs):
         parts.append(
-            f"SELECT {n} AS n, $alias_{n} AS input, $name_{n} AS feature_set, a.patient_id, a.split, r.run_id "
+            f"SELECT $alias_{n} AS input, $name_{n} AS feature_set, a.patient_id, a.split, r.run_id "
             f"FROM core.feature_set f JOIN core.trained_on t ON t.model_version = {WEIGHTS} "
             "JOIN aligned a ON a.patient = t.patient JOIN core.run r ON r.id = t.run "
             f"WHERE f.id = $id_{n} AND a.split <> 'train' AND a.position IN (SELECT position FROM used_{n})"
         )
         parameters |= {f"alias_{n}": item.alias, f"name_{n}": str(item.feature_set), f"id_{n}": item.feature_set.id}
-    query = f"SELECT DISTINCT * FROM ({' UNION ALL '.join(parts)}) ORDER BY n, patient_id"
-    return _found(connection, f"SELECT * EXCLUDE (n) FROM ({query})", parameters)
+    each = ", ".join(f"list(DISTINCT {c} ORDER BY {c}) AS {c}s" for c in ("input", "feature_set", "run_id"))
+    return _found(
+        connection,
+        f"SELECT patient_id, split, {each.replace('run_ids', 'runs')} FROM ({' UNION ALL '.join(parts)}) "
+        "GROUP BY patient_id, split ORDER BY patient_id",
+        parameters,
+    )
 
 
 def older_versions(connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput]) -> Found:

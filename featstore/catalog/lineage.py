@@ -102,8 +102,8 @@ def samples_of(
         pointers: ``alias, segment, row, sample_key``.
 
     Returns:
-        alias → by data set and modality: samples, patients, and how many samples ``changed`` since; and alias →
-        run → samples.
+        alias → by data set and modality: samples, patients, and how many ``changed`` since: their files have other
+        bytes, or another time; and alias → run → samples.
     """
     with registered(connection, pointers=pointers):
         used = "(SELECT DISTINCT alias, segment, row, sample_key FROM pointers) p"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     metavar="FORMAT",
-    help="npy, csv, h5, parquet, zarr, tree, h5ad, h5mu, or a plugin's; else the ending of --out says it.",
+    help="npy, npz, csv, h5, parquet, zarr, tree, h5ad, h5mu, or a plugin's; else the ending of --out says it.",
 )
 @click.option("--split", help="Only this split.")
 @click.option("--scheme", help="The split scheme (default).")

@@ -69,4 +69,4 @@ def trained_on(
         return
     note(f"{plural(result.added, 'patient')} added, {result.known:,} known before: {', '.join(result.feature_sets)}.")
     if result.elsewhere:
-        note(f"{plural(result.elsewhere, 'patient')} of the list aren't in the store, where they can't leak.")
+        note(f"Of the list, {plural(result.elsewhere, 'patient')} left out: not in the store, they can't leak here.")

@@ -124,7 +124,7 @@ def materialize(store: Store, as_json: bool, **given: Any) -> None:
     shape = f"{plural(result.rows, 'row')} × {result.width} fused features"
     note(f"{result.name}@v{result.version} {state}: {shape}, {result.path}")
     if result.out:
-        note(f"Exported to {result.out}.")
+        note(f"Exported to {', '.join(map(str, result.out))}.")
 
 
 def _from_file(

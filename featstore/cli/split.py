@@ -87,9 +87,12 @@ def _print(result: SplitResult, stratify: str) -> None:
     totals = {name: sum(counts.values()) for name, counts in result.counts.items()}
     total = sum(totals.values())
     inside = sum(totals[name] for name in result.asked)
+    of_all = not result.asked or inside < total  # else it is what was got
     rows = []
     for name, n in totals.items():
-        row: list[Any] = [name, n, f"{n / total:.1%}" if total else ""]
+        row: list[Any] = [name, n]
+        if of_all:
+            row.append(f"{n / total:.1%}" if total else "")
         if result.asked:
             asked = result.asked.get(name)
             row += ["", ""] if asked is None else [f"{asked:.1%}", f"{n / inside:.1%}" if inside else ""]
@@ -99,7 +102,13 @@ def _print(result: SplitResult, stratify: str) -> None:
         if result.sites:
             row.append(", ".join(result.sites.get(name, [])))
         rows.append(row)
-    names = ["split", "patients", "share", *(["asked", "got"] if result.asked else []), "samples"]
+    names = [
+        "split",
+        "patients",
+        *(["share"] if of_all else []),
+        *(["asked", "got"] if result.asked else []),
+        "samples",
+    ]
     names += [f"{stratify} {s}" for s in strata] if len(strata) <= _COLUMNS else []
     state = " is unchanged" if result.unchanged else ""
     title = f"{result.scheme} v{result.version}{state}: {plural(total, 'patient')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def trained_on(
     scheme: str | None = None,
     split: Sequence[str] = (),
     where: str | None = None,
-    patients: Path | None = None,
+    patients: str | os.PathLike[str] | None = None,
 ) -> TrainedOnResult:
     """Record that a feature set's weights were trained, fine-tuned or fitted on some patients.
 
@@ -83,8 +84,8 @@ def trained_on(
         request["where"] = where
         named = sandbox.predicate(catalog_file, "patients", "patient_id", where, "--where")
     elif patients is not None:
-        request["patients"] = patients.name
-        named = _of_file(patients)
+        request["patients"] = os.fspath(patients)
+        named = _of_file(Path(patients))
     else:
         split = split or ("train",)
         request |= {"scheme": scheme, "split": list(split)}

@@ -60,21 +60,17 @@ def split_patients(
         LeakageError: files have a patient in two splits.
     """
     request = request or SplitRequest(**fields)
-    made = [] if request.only_exports else _make(store, catalog_file, plugins, request)
-    with catalog_file.read() as connection:
-        results = made or [_existing(connection, request.scheme)]
-        if request.export is not None:
-            written = [
-                scheme_files(
-                    connection,
-                    catalog.scheme(connection, f"{result.scheme}@v{result.version}").id,
-                    relative=request.relative,
-                )
-                for result in results
-            ]
+    if request.only_exports:
+        with catalog_file.read() as connection:
+            results = [_existing(connection, request.scheme)]
+    else:
+        results = _make(store, catalog_file, plugins, request)
     if request.export is not None:
-        for result, files in zip(results, written, strict=True):
-            folder = Path(request.export)
+        folder = Path(request.export)
+        for result in results:
+            with catalog_file.read() as connection:
+                id_ = catalog.scheme(connection, f"{result.scheme}@v{result.version}").id
+                files = scheme_files(connection, id_, relative=request.relative)
             result.exported = write_scheme(folder / result.scheme if request.repeats else folder, files)
     results[0].repeats = results[1:]
     return results[0]
@@ -140,9 +136,8 @@ def _drawn(connection: duckdb.DuckDBPyConnection, request: SplitRequest, rows: R
     strata = strata_of(connection, chosen, request.stratify)
     within = {row["patient_id"]: strata[row["patient_id"]] for row in inside}
     if request.k_folds is not None and len(inside) < request.k_folds:
-        raise UsageError(
-            f"{len(inside)} patient(s) can't fill {request.k_folds} folds.", hint=f"--k-folds {max(len(inside), 2)}"
-        )
+        fewer = f"--k-folds {len(inside)}" if len(inside) > 1 else "ingest more, or look at --holdout"
+        raise UsageError(f"{len(inside)} patient(s) can't fill {request.k_folds} folds.", hint=fewer)
     sizes = Counter(shown(stratum) for stratum in within.values())
     found = []
     for name, seed, beside_recipe in request.schemes:

@@ -22,8 +22,8 @@ _SHOWN = 5
 class Paths:
     """The samples of a store, found by what others call their files.
 
-    A path is that of the sample whose uri it is; else of those whose sample key it is, or whose uri ends with it, from a
-    ``/`` on; else of those whose path below the root of their data set it ends with, as where the folder was moved.
+    A path is that of the sample whose uri it is; else of those whose sample key it is, or whose uri ends with it, from
+    a ``/`` on; else of those whose path below the root of their data set it ends with, as where the folder was moved.
     """
 
     def __init__(self, samples: Sequence[Mapping[str, Any]]) -> None:

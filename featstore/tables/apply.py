@@ -76,8 +76,7 @@ def apply(
     aligned = align(catalog, wanted, without=None if everyone else kept_rows(table.path).select(_keys(recipe)))
     fitted = Fitted.restore(plugins.fuser(recipe.fuser), table.fitted(fold=fold))
     inputs = aligned.inputs(store, poolers(wanted, plugins))
-    fusion = Fusion.of(inputs, aligned.tabular, aligned.rows.facts(""), fitted)
-    fusion.width = fusion.fused(0, 1).shape[1]
+    fusion = Fusion.restored(inputs, aligned.tabular, aligned.rows.facts(""), fitted)
     width = TableData(folder / "data.parquet").width()
     if fusion.width != width:
         raise ConflictError(

@@ -70,7 +70,7 @@ class Steps:
             plugins.fuser(recipe.fuser),
             _named(recipe.steps, plugins),
         )
-        learning = made.learning()
+        learning = made.learning(repr(recipe.fuser))
         if learning:
             recipe.require_scheme(f"{', '.join(learning)} learn{'s' if len(learning) == 1 else ''}")
         labelled = [name for name, step in made._every() if step.labelled]
@@ -79,10 +79,10 @@ class Steps:
                 raise UsageError(f"{name!r} learns from labels, and this table has none.", hint="--label label")
         return made
 
-    def learning(self) -> list[str]:
-        """The names of what has something to learn."""
+    def learning(self, fuser: str = "the fuser") -> list[str]:
+        """The names of what has something to learn; ``fuser`` is what the fuser is called."""
         names = [name for name, step in self._every() if step.learns]
-        return list(dict.fromkeys([*names, *(["the fuser"] if type(self.fuser).fit is not Fuser.fit else [])]))
+        return list(dict.fromkeys([*names, *([fuser] if type(self.fuser).fit is not Fuser.fit else [])]))
 
     def _every(self) -> Iterator[tuple[str, Step]]:
         for columns in self.encode.values():
@@ -121,6 +121,7 @@ class Fusion:
     fitted: Fitted
     matrices: dict[str, Matrix]
     width: int = 0
+    _widest: int = 0
 
     @classmethod
     def fit(
@@ -148,23 +149,36 @@ class Fusion:
         if steps.missing:
             fitted.missing = steps.missing.fit(made._train_side_by_side)
         steps.fuser.fit(made._train_parts)
+        made._widest = made._fused_width(steps=0)  # a tensor product is far wider than what it is made of
         for place, (name, step) in enumerate(steps.steps.items()):
             fitted.steps[name] = step.fit(partial(made._train_fused, place))
-        made.width = made.fused(0, 1).shape[1]
+        made.width = made._fused_width()
         return made
 
     @classmethod
     def of(
         cls, inputs: Mapping[str, PooledInput], tabular: Mapping[str, TabularPart], facts: Facts, fitted: Fitted
     ) -> Fusion:
-        """Rows that go through what is fitted already, or will be."""
+        """Rows that go through what will be fitted."""
         matrices = {name: part.matrix(fitted.encode.get(name, {})) for name, part in tabular.items()}
         return cls(inputs, tabular, facts, fitted, matrices)
+
+    @classmethod
+    def restored(
+        cls, inputs: Mapping[str, PooledInput], tabular: Mapping[str, TabularPart], facts: Facts, fitted: Fitted
+    ) -> Fusion:
+        """Rows that go through what was fitted before."""
+        made = cls.of(inputs, tabular, facts, fitted)
+        made._widest, made.width = made._fused_width(steps=0), made._fused_width()
+        return made
+
+    def _fused_width(self, steps: int | None = None) -> int:
+        return self.apply(self.raw(0, 1), 0, 1, steps).shape[1]
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Spans of rows whose parts fit into the block budget; the same for the same recipe."""
         width = sum(i.width for i in self.inputs.values()) + sum(m.shape[1] for m in self.matrices.values())
-        size = max(BLOCK_BYTES // (8 * max(width, 1)), 64)
+        size = max(BLOCK_BYTES // (8 * max(width, self._widest, 1)), 64)
         for start in range(0, len(self.facts.train), size):
             yield start, min(start + size, len(self.facts.train))
 
@@ -175,10 +189,6 @@ class Fusion:
     def apply(self, raw: Mapping[str, Matrix], start: int, stop: int, steps: int | None = None) -> Matrix:
         """What :meth:`raw` gave, and the tables' rows → fused vectors, float64 (rows, width)."""
         return self.fitted.fuse(self.fitted.fill(self._own(raw, start, stop)), steps)
-
-    def fused(self, start: int, stop: int) -> Matrix:
-        """The fused vectors of some rows."""
-        return self.apply(self.raw(start, stop), start, stop)
 
     def _own(self, raw: Mapping[str, Matrix], start: int, stop: int) -> Parts:
         every = {**raw, **{name: matrix[start:stop] for name, matrix in self.matrices.items()}}

@@ -113,7 +113,7 @@ def _same_content(found: Found, everyone: bool) -> list[Leak]:
 
 
 def _fine_tuned(found: Found) -> list[Leak]:
-    names = ", ".join(sorted({row["feature_set"] for row in found.rows}))
+    names = ", ".join(sorted({name for row in found.rows for name in row["feature_sets"]}))
     message = f"The weights of {names} were trained on {found.count:,} patient(s) that this table holds out."
     hint = "take a scheme whose train split holds all of them, weights that never saw them, or leave them out: --where"
     return [Leak("fine-tuned", message, found.rows, found.count, hint)] if found.count else []
@@ -172,14 +172,15 @@ def line(row: Mapping[str, Any]) -> str:
 
     >>> line({"patient_id": "7", "split": "test", "other_patient_id": "007", "other_split": "train", "cosine": 0.9995})
     "'7' (test) = '007' (train), cosine 0.9995"
-    >>> line({"input": "a", "latest": "r18@v2"})
-    'input a, latest r18@v2'
+    >>> line({"patient_id": "7", "split": "test", "inputs": ["a", "p"]})
+    "'7' (test), inputs a and p"
     """
     rest = {k: v for k, v in row.items() if v is not None and k.removeprefix("other_") not in _WHO}
     who = [_who(row, prefix) for prefix in ("", "other_") if f"{prefix}patient_id" in row]
     words = [" = ".join(who)] if who else []
     for name, value in rest.items():
         text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        text = " and ".join(map(str, value)) if isinstance(value, list) else text
         words.append(f"{name.replace('_', ' ')} {text}")
     return one_line(", ".join(words))
 

@@ -178,6 +178,7 @@ def near_pairs(read: Read, apart: _Codes, threshold: float, *, most: int = MOST)
     count = len(apart)
     width = read(0, 1).shape[1] if count else 0
     held, passing = (max(64, size // (12 * max(width, 1))) for size in (_HELD_BYTES, _PASSING_BYTES))
+    passing = min(passing, 8 * _TILE)
     margin = (width + 8) * 2.0**-23  # of the rounding of a float32 product of two unit vectors
     top = _Top(most)
     for i in range(0, count, held):

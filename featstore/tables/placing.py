@@ -21,6 +21,8 @@ from featstore.spec import ExporterSpec
 _STORE = {"features", "runs", "tables", "models", "catalog.duckdb", "featstore.toml"}
 #: The file that is locked in a folder while an export writes there.
 _LOCK = "lock"
+#: How a data card begins.
+CARD = "# Data card: "
 #: Characters of an index that hold the names of its first columns.
 _HEADER = 4096
 
@@ -133,19 +135,24 @@ def _remove_leftovers(out: Path) -> None:
                 os.close(descriptor)
 
 
-def _require_free(out: Path, index: Path) -> None:
-    """Raise where what lies beside ``out`` is not an index that an export made for it."""
-    if index.is_dir():
-        raise UsageError(f"{index} is a folder, not a file to write.", hint="choose another --out")
-    if not os.path.lexists(index):
+def _require_free(out: Path, beside: Path) -> None:
+    """Raise where what lies beside ``out`` is not an index or a data card that an export made for it."""
+    if beside.is_dir():
+        raise UsageError(f"{beside} is a folder, not a file to write.", hint="choose another --out")
+    if not os.path.lexists(beside):
         return
-    ours = False
+    ours, kind = False, "index" if beside.suffix == ".csv" else "data card"
     if out.exists():
-        with contextlib.suppress(OSError, UnicodeDecodeError, csv.Error), index.open(newline="", encoding="utf-8") as f:
-            ours = next(csv.reader([f.readline(_HEADER)]), [])[:2] in (["row", "sample_key"], ["row", "patient_id"])
+        with (
+            contextlib.suppress(OSError, UnicodeDecodeError, csv.Error),
+            beside.open(newline="", encoding="utf-8") as f,
+        ):
+            head = f.readline(_HEADER)
+            names = next(csv.reader([head]), [])[:2]
+            ours = names in (["row", "sample_key"], ["row", "patient_id"]) or head.startswith(CARD)
     if not ours:
         raise ConflictError(
-            f"{index} is there already, and isn't the index of an export to {out.name}.",
+            f"{beside} is there already, and isn't the {kind} of an export to {out.name}.",
             hint="move it away, or choose another --out",
         )
 

@@ -31,7 +31,7 @@ from featstore.tables.fuse import Fusion
 from featstore.tables.lineage import planned
 from featstore.tables.placing import placing
 from featstore.tables.recipe import Recipe
-from featstore.tables.recipe_plain import from_json
+from featstore.tables.recipe_file import from_json, to_yaml
 from featstore.tables.rows import Rows
 
 if TYPE_CHECKING:
@@ -240,13 +240,10 @@ def _complete(made: Made, text: str) -> None:
     """Write what lies beside the data."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    import yaml
 
     folder, alignment = made.folder, made.alignment
     write_json(folder / "report.json", made.report)
-    (folder / "recipe.yaml").write_text(
-        yaml.safe_dump(made.recipe.to_json(), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    (folder / "recipe.yaml").write_text(to_yaml(made.recipe), encoding="utf-8")
     (folder / "card.md").write_text(text, encoding="utf-8")
     pq.write_table(alignment.lost, folder / "lost.parquet", compression="zstd")
     # Which rows of tabular data sets went where, by their places: to make the table again from the very same rows.

@@ -76,9 +76,8 @@ def _means(matrices: Passes) -> Matrix:
 
 
 def _medians(matrices: Passes) -> Matrix:
-    from sklearn.impute import SimpleImputer
-
-    return np.concatenate([SimpleImputer(strategy="median").fit(some).statistics_ for some in columns(matrices)])
+    # SimpleImputer's own are NumPy's of masked arrays, which take six times as long and a copy more.
+    return np.concatenate([np.nanmedian(some, axis=0, overwrite_input=True) for some in columns(matrices)])
 
 
 def _all_rows(matrices: Passes) -> Matrix:

@@ -14,6 +14,7 @@ from featstore.errors import MigrationError
 
 #: The public views, column by column. Columns are only ever added.
 VIEWS = {
+    "allowed": ["table", "version", "kind", "reason", "found"],
     "coverage": ["patient_id", "modality", "feature_set", "version", "samples", "extracted"],
     "failures": [
         "run_id", "sample_key", "stage", "error", "message", "failed_at", "resolved", "patient_id", "modality", "uri",
@@ -31,7 +32,10 @@ VIEWS = {
         "table", "table_version", "alias", "feature_set", "feature_set_version", "tabular", "modality", "aggregation",
         "backbone", "model_version", "run_id",
     ],
-    "metrics": ["table", "version", "split", "metric", "value", "logged_at"],
+    "metrics": [
+        "table", "version", "split", "metric", "value", "logged_at", "model", "parameters", "fold", "low", "high",
+        "run_id",
+    ],
     "patients": ["patient_id", "split", "site", "label", "label_type", "modalities", "samples", "visits"],
     "runs": [
         "run_id", "kind", "state", "started_at", "finished_at", "seconds", "done", "failed", "request", "provenance",
@@ -40,11 +44,13 @@ VIEWS = {
         "sample_key", "patient_id", "visit_id", "modality", "split", "site", "label", "acquired_at", "uri",
         "content_hash", "dataset", "attributes", "size", "mask_uri",
     ],
+    "schemes": ["scheme", "version", "current", "patients", "splits", "recipe", "tables", "run_id"],
     "splits": ["scheme", "patient_id", "split"],
     "tables": [
         "name", "version", "label", "scheme", "scheme_version", "rows", "path", "data_hash", "created_at", "recipe",
-        "report", "run_id",
+        "report", "run_id", "entity", "folds", "stale",
     ],
+    "trained_on": ["model_version", "patient_id", "run_id"],
 }  # fmt: skip
 
 

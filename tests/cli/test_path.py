@@ -32,7 +32,7 @@ def test_from_slices_to_a_fused_table(
     monkeypatch.setenv("FEATSTORE_STORE", "./store")
     make_tree(tmp_path / "data/Grade", patients=14, slices=2)
     patients = sorted(p.name for p in (tmp_path / "data/Grade").glob("*/**/grade*/*"))
-    lines = [f"{p},{40 + n},{'MF'[n % 2]}" for n, p in enumerate(patients)]
+    lines = [f"{p},{40 + n},{'MF'[n // 2 % 2]}" for n, p in enumerate(patients)]
     Path("clinical.csv").write_text("patient_id,age,sex\n" + "\n".join(lines))
 
     done = run("init", "./store")

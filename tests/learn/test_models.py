@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_curve
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.svm import LinearSVC
 
 from featstore.errors import UsageError
 from featstore.learn.models import Probe, fit, youden
 from featstore.learn.request import ProbeRequest
+
+from .reference import is_line
 
 
 def data(rng: np.random.Generator, classes: int, rows: int = 90) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,6 +101,19 @@ def test_platt_parts_keep_patients_together(rng: np.random.Generator) -> None:
     for inside, outside in found:
         assert not set(patients[inside]) & set(patients[outside])
         assert set(y[inside]) == {0, 1, 2}
+
+
+def test_probabilities_are_learned_from_patients_that_were_not_seen(rng: np.random.Generator) -> None:
+    """Of pure noise in many columns, a svm is sure of what it has seen; its probabilities must not be."""
+    x, y = rng.normal(size=(60, 100)), np.arange(60) % 2
+    probe, _ = fitted(ProbeRequest(model="svm"), x, y, np.array([f"p{i}" for i in range(60)], object), 2)
+    decisions = np.empty(60)
+    for inside, outside in StratifiedGroupKFold(5, shuffle=True, random_state=42).split(x, y, np.arange(60)):
+        decisions[outside] = LinearSVC(random_state=42).fit(x[inside], y[inside]).decision_function(x[outside])
+    assert probe.platt is not None
+    ((slope, intercept),) = probe.platt
+    targets = np.where(y == 1, 31 / 32, 1 / 32)
+    assert is_line((slope, intercept), decisions, targets, np.ones(60))
 
 
 @pytest.mark.parametrize("model", ["logistic", "svm", "knn"])

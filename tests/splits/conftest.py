@@ -18,7 +18,7 @@ COLUMNS = ("path", "patient_id", "modality", "site", "label")
 def _ingest(
     store: featstore.Store, folder: Path, rows: Sequence[Sequence[str]], name: str = "m", more: Sequence[str] = ()
 ) -> featstore.Store:
-    """Take in rows ``(patient_id, modality, site, label, *more)`` as a manifest; each file is ``<name><number>.png``."""
+    """Take in rows ``(patient_id, modality, site, label, *more)`` as a manifest; files are ``<name><number>.png``."""
     folder.mkdir(exist_ok=True)
     with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -193,11 +193,11 @@ class TestThereAndBack:
         (out / "notes.txt").write_text("mine")
         odd.split(scheme="other", export=out)
         (out / "b_A.csv").write_text("image_path,label\n")
-        with pytest.raises(ConflictError, match="b_A.csv isn't of this scheme"):
+        with pytest.raises(ConflictError, match=r"b_A\.csv isn't of this scheme"):
             odd.split(scheme="other", export=out)
         (out / "b_A.csv").unlink()
         (out / "a_A.csv").write_text("image_path,label\n")
-        with pytest.raises(ConflictError, match="a_A.csv differs"):
+        with pytest.raises(ConflictError, match=r"a_A\.csv differs"):
             odd.split(scheme="other", export=out)
         with pytest.raises(ConflictError, match="is a file"):
             odd.split(scheme="other", export=out / "notes.txt")
@@ -210,7 +210,7 @@ class TestThereAndBack:
         (tmp_path / "two").mkdir()
         (tmp_path / "two" / "m0.png").write_bytes(b"y")
         store.ingest_manifest(write(tmp_path / "two" / "n.csv", rows))
-        with pytest.raises(UsageError, match="'m0.png' alone doesn't tell"):
+        with pytest.raises(UsageError, match=r"'m0\.png' alone doesn't tell"):
             store.split(ratios={"train": 1.0}, export=tmp_path / "out", relative=True)
         assert store.split(export=tmp_path / "out").exported == {"patients.csv": 2, "train_A.csv": 2}
 
@@ -232,9 +232,9 @@ class TestRefused:
         )
         with pytest.raises(LeakageError, match=message):
             odd.split(scheme="no", sources=[f"train={train}", f"val={val}"])
+        both = write(tmp_path / "s.csv", [["patient_id", "split"], ["7", "train"], ["7", "val"]])
         with pytest.raises(LeakageError, match=r"7: train \(s.csv, line 2\); val \(s.csv, line 3\)"):
-            rows = [["patient_id", "split"], ["7", "train"], ["7", "val"]]
-            odd.split(scheme="no", sources=[write(tmp_path / "s.csv", rows)])
+            odd.split(scheme="no", sources=[both])
         assert "no" not in odd.sql("SELECT DISTINCT scheme FROM splits").column(0).to_pylist()
 
     def test_what_matches_nothing_or_several(self, odd: featstore.Store, tmp_path: Path, splits: Any) -> None:

@@ -130,6 +130,15 @@ class TestRatios:
             store.split(ratios={"train": 1.0}, require_modalities=["A"])
         assert not list((store.path / "runs").iterdir())
 
+    def test_an_interrupt_after_the_commit_takes_nothing_away(self, take, splits, interrupted_after_commit) -> None:  # type: ignore[no-untyped-def]
+        store = take(cohort(4))
+        interrupted_after_commit()
+        with pytest.raises(KeyboardInterrupt):
+            store.split(k_folds=2)
+        assert len(splits(store)) == 10
+        (kept,) = (store.path / "runs").glob("*-split-*")
+        assert RunFolder(kept).count_rows("splits") == 10
+
     def test_the_run_holds_the_rows_and_the_recipe(self, take, splits) -> None:  # type: ignore[no-untyped-def]
         store = take(cohort(9))
         result = store.split(ratios=HALVES, seed=5)
@@ -184,7 +193,7 @@ class TestStrata:
             store.split(ratios=HALVES, stratify="slice")
 
     def test_no_such_column_of_a_table(self, labelled) -> None:  # type: ignore[no-untyped-def]
-        with pytest.raises(UsageError, match="'clinical.grad' is neither.*Did you mean 'clinical.grade'"):
+        with pytest.raises(UsageError, match=r"'clinical\.grad' is neither.*Did you mean 'clinical\.grade'"):
             labelled.split(ratios=HALVES, stratify="clinical.grad")
         with pytest.raises(UsageError, match="tables: clinical"):
             labelled.split(ratios=HALVES, stratify="clinic.grade")
@@ -238,18 +247,19 @@ class TestFolds:
             store.split(k_folds=9, stable=True)
 
 
-class TestSites:
-    #: 7 patients of A, 5 of B, 4 of C, 4 of D.
-    ROWS = [(f"{s}{i}", "A", s, str(i % 2)) for s, n in (("A", 7), ("B", 5), ("C", 4), ("D", 4)) for i in range(n)]
+#: 7 patients of A, 5 of B, 4 of C, 4 of D.
+SITES = [(f"{s}{i}", "A", s, str(i % 2)) for s, n in (("A", 7), ("B", 5), ("C", 4), ("D", 4)) for i in range(n)]
 
+
+class TestSites:
     def test_leave_one_site_out(self, take, splits) -> None:  # type: ignore[no-untyped-def]
-        store = take(self.ROWS)
+        store = take(SITES)
         result = store.split(scheme="sites", leave_one_site_out=True, holdout="site = 'B'", holdout_as="external")
         assert result.sites == {"fold0": ["A"], "fold1": ["C"], "fold2": ["D"]}
         kept = recipe(store, "sites")
         assert (kept["folds"], kept["sites"]) == (3, {"fold0": "A", "fold1": "C", "fold2": "D"})
         where = {"A": "fold0", "B": "external", "C": "fold1", "D": "fold2"}
-        assert splits(store, "sites") == {p: where[p[0]] for p in {row[0] for row in self.ROWS}}
+        assert splits(store, "sites") == {p: where[p[0]] for p in {row[0] for row in SITES}}
         with pytest.raises(UsageError, match="the patients are of 1"):
             store.split(scheme="one", leave_one_site_out=True, holdout="site <> 'B'")
 
@@ -257,7 +267,7 @@ class TestSites:
         ("how", "expected"), [({"ratios": {"train": 0.6, "val": 0.4}}, [12, 8]), ({"k_folds": 2}, [9, 11])]
     )
     def test_preserved(self, take, splits, how: dict[str, Any], expected: list[int]) -> None:  # type: ignore[no-untyped-def]
-        store = take(self.ROWS)
+        store = take(SITES)
         result = store.split(**how, preserve_sites=True, stratify="label")
         found = splits(store)
         assert len({(p[0], split) for p, split in found.items()}) == 4
@@ -269,7 +279,7 @@ class TestSites:
 
     @pytest.mark.parametrize("how", [{"leave_one_site_out": True}, {"k_folds": 2, "preserve_sites": True}])
     def test_no_site_and_several(self, take, how: dict[str, Any]) -> None:  # type: ignore[no-untyped-def]
-        store = take([*self.ROWS, ("x", "A", "", "1"), ("y", "A", "A", "1"), ("y", "A", "B", "1")])
+        store = take([*SITES, ("x", "A", "", "1"), ("y", "A", "A", "1"), ("y", "A", "B", "1")])
         with pytest.raises(UsageError, match="2 of 22 have none, or several:\n    x: no site\n    y: A and B"):
             store.split(**how)
         result = store.split(**how, holdout="site IS NULL OR site LIKE '%+%'")

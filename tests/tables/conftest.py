@@ -1,21 +1,17 @@
-"""Cohorts whose vectors are known to the bit, and an independent way to make the table that featstore should make."""
+"""Cohorts whose vectors are known to the bit."""
 
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.decomposition import PCA
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import featstore
 
@@ -31,6 +27,7 @@ class Cohort:
     Attributes:
         vectors: (patient, modality, slice) → float32 (dim,).
         labels, splits: by patient; None where there is none.
+        visits, times: by sample, where the cohort has them.
     """
 
     store: featstore.Store
@@ -38,6 +35,8 @@ class Cohort:
     vectors: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)
     labels: dict[str, object] = field(default_factory=dict)
     splits: dict[str, str | None] = field(default_factory=dict)
+    visits: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
+    times: dict[tuple[str, str, int], datetime | None] = field(default_factory=dict)
 
     @property
     def patients(self) -> list[str]:
@@ -45,31 +44,68 @@ class Cohort:
 
     def file(self, key: tuple[str, str, int]) -> Path:
         # The path says nothing of the patient: alignment must come from the catalog, not from names.
-        name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-        return self.root / f"{name}.f4"
+        if not self.visits:
+            name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+            return self.root / f"{name}.f4"
+        # Slice 2 comes before slice 10, also where a visit and a modality have both.
+        name = hashlib.sha256(repr(key[:2]).encode()).hexdigest()[:16]
+        return self.root / f"{name}-{key[2]}.vec"
 
     def write(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         for key, vector in self.vectors.items():
             self.file(key).write_bytes(np.asarray(vector, "<f4").tobytes())
 
+    def key(self, key: tuple[str, str, int]) -> str:
+        """The sample's key in the store."""
+        return f"cohort/{self.file(key).name}"
+
+    def samples(self) -> pd.DataFrame:
+        """One row a sample, in no order that matters."""
+        rows = [
+            {
+                "patient_id": key[0], "modality": key[1], "slice": key[2], "visit_id": self.visits.get(key),
+                "acquired_at": self.times.get(key), "sample_key": self.key(key), "vector": vector,
+            }
+            for key, vector in self.vectors.items()
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def manifest(self, keys: Sequence[tuple[str, str, int]] | None = None) -> list[list[object]]:
+        """The rows of the manifest, its header first."""
+        timed = ["visit_id", "acquired_at"] if self.visits else []
+        rows: list[list[object]] = [["path", "patient_id", "modality", "label", "split", "slice", *timed]]
+        for key in self.vectors if keys is None else keys:
+            patient, modality, number = key
+            label, split = self.labels.get(patient), self.splits.get(patient)
+            row = [self.file(key).name, patient, modality, "" if label is None else label, split or "", number]
+            if timed:
+                time = self.times[key]
+                row += [self.visits[key] or "", time.isoformat() if time else ""]
+            rows.append(row)
+        return rows
+
     def ingest(self, *, order: np.random.Generator | None = None, label_type: str | None = "int") -> None:
         keys = list(self.vectors)
         if order is not None:
             order.shuffle(keys)
+        self.ingest_rows(self.manifest(keys), label_type=label_type)
+
+    def ingest_rows(self, rows: Sequence[Sequence[object]], *, label_type: str | None = "int") -> None:
         with open(self.root / "manifest.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "patient_id", "modality", "label", "split", "slice"])
-            for key in keys:
-                patient, modality, number = key
-                label, split = self.labels.get(patient), self.splits.get(patient)
-                row = [self.file(key).name, patient, modality, "" if label is None else label, split or "", number]
-                writer.writerow(row)
+            csv.writer(file).writerows(rows)
         self.store.ingest_manifest(self.root / "manifest.csv", dataset="cohort", label_type=label_type)
 
     def extract(self, name: str = "v", dim: int | None = None, **fields: object) -> object:
         dim = dim or len(next(iter(self.vectors.values())))
         return self.store.extract(name=name, backbone=f"numbers:{dim}", device="cpu", **fields)
+
+    def dated(self, rows: Sequence[Mapping[str, object]], name: str, time: str = "drawn_at") -> pd.DataFrame:
+        """Ingest a dated table, as these rows; None is an empty cell."""
+        frame = pd.DataFrame(rows)
+        frame.to_csv(self.root.parent / f"{name}.csv", index=False)
+        self.store.ingest_table(self.root.parent / f"{name}.csv", name=name, time=time)
+        return frame
 
     def clinical(self, rows: Mapping[str, Mapping[str, object]], name: str = "clinical", **options: object) -> Path:
         """Ingest a clinical table: patient → column → value; None is an empty cell."""
@@ -125,91 +161,32 @@ def make_cohort(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Cohor
     return make
 
 
-# ------------------------------------------------------------------------------- the table, made without featstore
-AGGREGATES: Mapping[str, Callable[[pd.DataFrame], np.ndarray]] = {
-    "mean": lambda rows: rows.mean().to_numpy(),
-    "max": lambda rows: rows.max().to_numpy(),
-    "meanstd": lambda rows: np.concatenate([rows.mean(), rows.std(ddof=0)]),
-    "gem(3)": lambda rows: ((rows.clip(lower=1e-6) ** 3).mean() ** (1 / 3)).to_numpy(),
-}
-
-
-@dataclass
-class Expected:
-    """What featstore should make: by patient_id, with every fitted scikit-learn object."""
-
-    frame: pd.DataFrame
-    parts: dict[str, np.ndarray]
-    fused: np.ndarray
-    fitted: dict[str, Any]
-
-
-def by_patient(store: featstore.Store, name: str, modality: str, agg: str) -> pd.DataFrame:
-    """One row a patient, from what the store shows to everyone."""
-    x, _, keys = store.features(name).arrays()
-    samples = store.sql("SELECT sample_key, patient_id, modality FROM samples").to_pandas().set_index("sample_key")
-    rows = pd.DataFrame(x.astype(np.float64), index=keys).join(samples, how="left")
-    rows = rows[rows.modality == modality].drop(columns="modality")
-    pooled = {
-        patient: AGGREGATES[agg](group.drop(columns="patient_id")) for patient, group in rows.groupby("patient_id")
-    }
-    return pd.DataFrame.from_dict(pooled, orient="index")
-
-
-def remade(
-    store: featstore.Store,
-    inputs: Mapping[str, tuple[str, str, str]],
-    *,
-    join: str = "inner",
-    clinical: pd.DataFrame | None = None,
-    numeric: tuple[str, ...] = (),
-    categorical: tuple[str, ...] = (),
-    impute: bool = False,
-    standardize: bool = False,
-    pca: float | None = None,
-) -> Expected:
-    """A training table by pandas and scikit-learn alone. ``inputs``: alias → (feature set, modality, aggregate)."""
-    parts = {alias: by_patient(store, *source) for alias, source in inputs.items()}
-    frame = store.sql("SELECT patient_id, label FROM patients").to_pandas().set_index("patient_id")
-    splits = store.sql("SELECT patient_id, split FROM splits WHERE scheme = 'default'").to_pandas()
-    frame = frame.join(splits.set_index("patient_id")).dropna()
-    indexes = [part.index for part in parts.values()]
-    every = [*indexes, *([clinical.index] if clinical is not None else [])]
-    wanted = {
-        "inner": lambda: functools.reduce(lambda a, b: a.intersection(b), every),
-        "left": lambda: indexes[0],
-        "outer": lambda: functools.reduce(lambda a, b: a.union(b), indexes),
-    }[join]()
-    frame = frame.loc[sorted(frame.index.intersection(wanted))]
-    train = (frame.split == "train").to_numpy()
-    aligned = {alias: part.reindex(frame.index).to_numpy(np.float64) for alias, part in parts.items()}
-    fitted: dict[str, Any] = {}
-    columns = list(aligned.values())
-    if clinical is not None:
-        rows = clinical.reindex(frame.index)
-        columns.append(rows[list(numeric)].to_numpy(np.float64))
-        for column in categorical:
-            known = rows[[column]][train].dropna().astype(str)
-            encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(known.to_numpy(object))
-            encoded = encoder.transform(rows[[column]].astype(str).to_numpy(object))
-            encoded[rows[column].isna()] = np.nan
-            columns.append(encoded)
-    fused = np.concatenate(columns, axis=1)
-    if impute:
-        fitted["impute"] = SimpleImputer().fit(fused[train])
-        fused = fitted["impute"].transform(fused)
-    if standardize:
-        fitted["standardize"] = StandardScaler().fit(fused[train])
-        fused = fitted["standardize"].transform(fused)
-    if pca is not None:
-        components = pca if pca < 1 else int(pca)
-        solver = "full" if train.sum() <= fused.shape[1] else "covariance_eigh"  # neither draws random numbers
-        fitted["pca"] = PCA(n_components=components, svd_solver=solver).fit(fused[train])
-        fused = fitted["pca"].transform(fused)
-    return Expected(frame, aligned, fused, fitted)
-
-
 @pytest.fixture(scope="session")
-def remake() -> Callable[..., Expected]:
-    """:func:`remade`, as a fixture: test modules can't import one another."""
-    return remade
+def visited(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """26 patients with up to three visits each, each visit with up to two modalities and ragged slices.
+
+    Odd ids of patients and of visits; the same visit id at several patients; slices 2 and 10; a few samples of no visit;
+    times in no order, and some without one; a patient in no split, and one without a label.
+    """
+    folder, rng = tmp_path_factory.mktemp("visited"), np.random.default_rng(77)
+    featstore.init(folder / "store")
+    made = Cohort(featstore.open(folder / "store", plugins=[PLUGIN]), folder / "data")
+    for number, patient in enumerate([*ODD_IDS, *(f"N{n:03}" for n in range(14))]):
+        slices = iter(rng.permutation(24))
+        for visit in list(rng.permutation(["1", "01", "é 2", "Ω"]))[: 1 + number % 3]:
+            day = datetime(2024, 1, 1) + timedelta(days=int(rng.integers(0, 400)))
+            has = [m for m in "AP" if rng.random() > 0.25] or ["AP"[number % 2]]
+            for modality in has:
+                for _ in range(int(rng.integers(1, 6))):
+                    key = (patient, modality, int(next(slices)))
+                    made.vectors[key] = rng.normal(1, 2, 4).astype(np.float32)
+                    made.visits[key] = None if rng.random() < 0.06 else str(visit)
+                    made.times[key] = day + timedelta(hours=int(rng.integers(0, 40)))
+        if number % 9 == 4:
+            made.times[next(k for k in made.vectors if k[0] == patient)] = None
+        made.labels[patient] = None if number == 5 else (number // 2) % 2
+        made.splits[patient] = None if number == 8 else ("train", "train", "val", "train", "test")[number % 5]
+    made.write()
+    made.ingest()
+    made.extract()
+    return made

@@ -111,7 +111,7 @@ def test_feature_without_a_value_in_the_first_blocks_is_learned(
     )
     fitted = cohort.store.table("t").fitted()
     train = np.stack([cohort.vectors[p, "P", 0] for p in ids[70:] if cohort.splits[p] == "train"]).astype(np.float64)
-    np.testing.assert_allclose(fitted["impute"].statistics_[2:], train.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(fitted["missing"].statistics_[2:], train.mean(axis=0), rtol=1e-12)
 
 
 def test_only_segments_that_hold_rows_are_opened(make_cohort: Callable[..., Any]) -> None:

@@ -33,9 +33,10 @@ def cohort(make_cohort: Callable[..., Any]) -> Any:
 def test_parquet_is_the_tables_own_bytes(cohort: Any, tmp_path: Path) -> None:
     result = cohort.store.materialize(**RECIPE, out=tmp_path / "t.parquet")
     assert result.unchanged
-    assert result.out == tmp_path / "t.parquet"
+    assert result.out == [tmp_path / "t.parquet"]
     assert (tmp_path / "t.parquet").read_bytes() == (result.path / "data.parquet").read_bytes()
-    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.card.md", "t.parquet"]
+    assert (tmp_path / "t.card.md").read_text() == (result.path / "card.md").read_text()
 
 
 def test_duckdb_reads_the_parquet_as_fixed_size_vectors(cohort: Any, tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_npy_with_its_index(cohort: Any, tmp_path: Path) -> None:
     out = tmp_path / "fused.npy"
     cohort.store.materialize(**RECIPE, out=out)
     np.testing.assert_array_equal(np.load(out), np.stack(cohort.frame.fused))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fused.index.csv", "fused.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fused.card.md", "fused.index.csv", "fused.npy"]
     index = pd.read_csv(tmp_path / "fused.index.csv", dtype=str)
     assert index.patient_id.str.removeprefix("'").tolist() == cohort.frame.patient_id.tolist()
 
@@ -108,7 +109,7 @@ def test_a_file_of_two_parts_is_never_a_mixed_pair(
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         cohort.store.materialize(**RECIPE | {"join": "inner", "name": "inner"}, out=out)
-    assert [p.name for p in tmp_path.iterdir()] == [index.name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.card.md", index.name]
 
 
 def test_a_folder_in_the_way_of_a_part_leaves_the_old_file(cohort: Any, tmp_path: Path) -> None:

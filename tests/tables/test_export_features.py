@@ -377,7 +377,7 @@ def test_ids_that_are_no_names_of_files(make_cohort: Callable[..., Any], tmp_pat
         (["v@v9"], {"out": "x.npy"}, NotFoundError, "no version 9"),
         (["models/v"], {"out": "x.npy"}, UsageError, "isn't NAME, NAME@vK, features/NAME"),
         (["v"], {"out": "x.what"}, NotFoundError, "No exporter writes"),
-        (["v"], {"out": "x", "format": "np"}, NotFoundError, "Did you mean 'npy'"),
+        (["v"], {"out": "x", "format": "np"}, NotFoundError, "Did you mean 'npz' or 'npy'"),
         (["v"], {"out": "x.parquet", "format": "csv"}, UsageError, r"ends as parquet does.*\n.*x\.csv"),
         (["v", "tok"], {"out": "x.npy"}, UsageError, "holds one feature set, and 2 are named.\n.*h5mu"),
         (["v"], {"out": "x.csv", "layout": "{split}"}, UsageError, "takes no --layout.\n.*h5 or tree or zarr"),

@@ -38,7 +38,7 @@ def test_hdf5_and_zarr_have_every_column(cohort: Any, tmp_path: Path, by: str) -
     for form in ("h5", "zarr"):
         out = tmp_path / f"t.{form}"
         if by == "materialize":
-            assert cohort.store.materialize(**RECIPE, out=out).out == out
+            assert cohort.store.materialize(**RECIPE, out=out).out == [out]
         else:
             cohort.store.export("t", out=out)
         file: Any = h5py.File(out) if form == "h5" else zarr.open_group(out, mode="r")

@@ -10,8 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import Phase, given, settings
+from sklearn.cross_decomposition import CCA
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-CLINICAL_COLUMNS = {"numeric": ("age", "marker"), "categorical": ("sex", "stage")}
+from featstore.tables.recipe_plain import from_json
+
+from .expected import assert_fitted_alike, check, remade
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +41,31 @@ def cohort(make_cohort: Callable[..., Any]) -> Any:
     return made
 
 
-def clinical_frame(cohort: Any) -> pd.DataFrame:
-    return pd.DataFrame.from_dict(cohort.rows, orient="index")
+def clinical_frame(cohort: Any) -> dict[str, pd.DataFrame]:
+    """The clinical table, missing values as None."""
+    rows = [{"patient_id": p} | values for p, values in cohort.rows.items()]
+    frame = pd.DataFrame(rows)
+    for column in ("sex", "stage"):
+        frame[column] = pd.Series([None if v is None else str(v) for v in frame[column]], dtype=object)
+    return {"clinical": frame}
+
+
+def of_inputs(a: str, p: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "name": "t", "scheme": "default",
+        "inputs": [
+            {"alias": "a", "features": "v", "modality": "A", "aggregation": a},
+            {"alias": "p", "features": "v", "modality": "P", "aggregation": p},
+        ],
+    } | fields  # fmt: skip
+
+
+def final_signs(table: Any, expected: Any, last: str) -> Any:
+    """Of the last step's components: those of a yes/no category tie for the largest, and rounding decides the sign."""
+    if not last.startswith("pca"):
+        return 1.0
+    ours, theirs = list(table.fitted()["steps"].values())[-1], expected.fitted["steps"][-1]
+    return np.sign((ours.components_ * theirs.components_).sum(axis=1))
 
 
 recipes = st.fixed_dictionaries(
@@ -54,67 +83,175 @@ recipes = st.fixed_dictionaries(
 
 @settings(max_examples=10, derandomize=True, phases=[Phase.generate])  # shrinking would take minutes
 @given(recipe=recipes)
-def test_table_equals_the_one_made_without_featstore(
-    cohort: Any, remake: Callable[..., Any], recipe: dict[str, Any]
-) -> None:
+def test_table_equals_the_one_made_without_featstore(cohort: Any, recipe: dict[str, Any]) -> None:
+    """By the flags of old, which are steps too."""
     a, p = recipe["aggs"]
     if not recipe["impute"]:
         recipe["pca"] = None  # that PCA refuses missing values is tested elsewhere
+    flags = {key: recipe[key] for key in ("join", "numeric", "categorical", "standardize", "pca")}
     with_table = bool(recipe["numeric"] or recipe["categorical"])
-    chosen = {key: recipe[key] for key in ("join", "numeric", "categorical", "standardize", "pca")}
-    expected = remake(
-        cohort.store, {"a": ("v", "A", a), "p": ("v", "P", p)}, impute=recipe["impute"],
-        clinical=clinical_frame(cohort) if with_table else None, **chosen,
-    )  # fmt: skip
+    steps = ["standardize"] * recipe["standardize"] + ([f"pca({recipe['pca']})"] if recipe["pca"] else [])
+    table = {"name": "clinical", "numeric": recipe["numeric"], "categorical": recipe["categorical"]}
+    missing = "mean" if recipe["impute"] else "none"
+    asked = of_inputs(a, p, join=recipe["join"], missing=missing, steps=steps, tables=[table] * with_table)
+    expected = remade(cohort, asked, tables=clinical_frame(cohort))
     cohort.store.materialize(
         name="t", inputs=[f"a=v/A:{a}", f"p=v/P:{p}"], tables=["clinical"] if with_table else [], scheme="default",
-        impute="mean" if recipe["impute"] else "none", **chosen,
+        impute=missing, **flags,
     )  # fmt: skip
-    table = cohort.store.table("t")
-    frame = table.to_pandas()
-    assert frame.patient_id.tolist() == expected.frame.index.tolist()
-    assert frame.split.tolist() == expected.frame.split.tolist()
-    assert frame.label.tolist() == expected.frame.label.astype(int).tolist()
-    for alias, part in expected.parts.items():
-        np.testing.assert_allclose(np.stack(frame[alias]), part, rtol=1e-6, atol=1e-6)
-    fitted, signs = table.fitted(), np.ones(1)
+    made = cohort.store.table("t")
+    signs = final_signs(made, expected, steps[-1]) if steps else 1.0
+    assert recipe["categorical"] or (np.asarray(signs) == 1).all()
+    check(made, expected, signs=signs)
+    fitted = made.fitted()
     if recipe["pca"]:
-        # The columns of a yes/no category tie for the largest loading, and rounding decides scikit-learn's sign there.
-        signs = np.sign((fitted["pca"].components_ * expected.fitted["pca"].components_).sum(axis=1))
-        assert recipe["categorical"] or (signs == 1).all()
-    np.testing.assert_allclose(np.stack(frame.fused), expected.fused * signs, rtol=1e-6, atol=2e-6)
-    masks = {f"has_{alias}" for alias in "ap"} | ({"has_clinical"} if with_table else set())
-    assert masks & set(frame.columns) == (set() if recipe["join"] == "inner" else masks)
-    if recipe["join"] != "inner":
-        for alias, part in expected.parts.items():
-            assert frame[f"has_{alias}"].tolist() == (~np.isnan(part).all(axis=1)).tolist()
-    if recipe["pca"]:
-        components = expected.fitted["pca"].components_ * signs[:, None]
-        np.testing.assert_allclose(fitted["pca"].components_, components, atol=1e-6)
-        assert fitted["pca"].n_components_ == expected.fitted["pca"].n_components_
-        for name in ("mean_", "explained_variance_", "explained_variance_ratio_", "singular_values_"):
-            np.testing.assert_allclose(getattr(fitted["pca"], name), getattr(expected.fitted["pca"], name), atol=1e-6)
-        assert fitted["pca"].noise_variance_ == pytest.approx(expected.fitted["pca"].noise_variance_, abs=1e-6)
+        ours, theirs = fitted["steps"]["pca"], expected.fitted["steps"][-1]
+        theirs.components_ *= signs[:, None]
+        for name in ("components_", "mean_", "explained_variance_", "explained_variance_ratio_", "singular_values_"):
+            np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=1e-6)
+        assert ours.n_components_ == theirs.n_components_
+        assert ours.noise_variance_ == pytest.approx(theirs.noise_variance_, abs=1e-6)
     if recipe["standardize"]:
-        np.testing.assert_allclose(fitted["standardize"].scale_, expected.fitted["standardize"].scale_, atol=1e-9)
+        ours, theirs = fitted["steps"]["standardize"], expected.fitted["steps"][0]
+        np.testing.assert_allclose(ours.scale_, theirs.scale_, atol=1e-9)
+
+
+VECTOR_STEPS = [[], ["l2"], ["standardize"], ["robust", "pca(3)"], ["minmax", "l2"], ["select(2)"], ["pca(0.8)"]]
+
+
+@st.composite
+def full_recipes(draw: st.DrawFn) -> dict[str, Any]:
+    """Everything that a recipe of patients can say; what can't be together is tested by what it is refused with."""
+
+    def one_of(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
+    fuser = one_of("concat", "concat", "mean", "max", "kronecker", "pca(3)")
+    aggs = ["mean", "max", "min", "median", "first", "last", "gem(3)", *(["meanstd"] if fuser == "concat" else [])]
+    inputs: list[dict[str, Any]] = []
+    own = one_of(*[w for w in VECTOR_STEPS if w != ["pca(0.8)"]]) if fuser in ("mean", "max") else None
+    for alias, modality in (("a", "A"), ("p", "P")):
+        item = {"alias": alias, "features": "v", "modality": modality, "aggregation": one_of(*aggs)}
+        item["steps"] = own if own is not None else one_of(*VECTOR_STEPS)
+        inputs.append(item | one_of({}, {"max_samples": 2}, {"order_by": "slice"}))
+    recipe: dict[str, Any] = {"name": "t", "scheme": "default", "inputs": inputs, "fuser": fuser}
+    recipe |= one_of({}, {"max_samples": 1}, {"max_samples": 3, "order_by": "slice"})
+    recipe |= one_of({"join": "outer"}, {"join": "inner"}, {"join": "left"}, {"min_modalities": 1}, {"min_modalities": 2})
+    if fuser in ("concat", "kronecker"):
+        table = {"name": "clinical", "numeric": one_of(["age"], ["age", "marker"])}
+        table |= {"categorical": one_of([], ["sex"], ["stage"]), "encode": one_of("onehot", "ordinal")}
+        table["steps"] = one_of([], ["standardize"], ["minmax"], ["robust"])
+        recipe["tables"] = one_of([], [table])
+    recipe["missing"] = one_of("none", "mean", "median", "zero", "knn", "knn(2)")
+    after: list[list[str]] = [[], ["standardize"], ["robust"], ["minmax"]]
+    if recipe["missing"] != "none":
+        after += [["standardize", "l2"], ["robust", "pca(4)"], ["select(3)", "standardize"], ["minmax", "pca(0.7)"]]
+    steps = one_of(*after)
+    tied = any(t["categorical"] and t["encode"] == "onehot" for t in recipe.get("tables", []))
+    if tied and "select" in " ".join(steps):  # two columns of a yes/no category tell the same of the label
+        steps = ["standardize"]
+    if fuser == "pca(3)" and steps[-1:] == ["pca(4)"]:
+        steps = ["robust"]
+    return recipe | {"steps": steps}
+
+
+@settings(max_examples=40, derandomize=True, phases=[Phase.generate])
+@given(recipe=full_recipes())
+def test_every_word_of_a_recipe_does_what_scikit_learn_does(cohort: Any, recipe: dict[str, Any]) -> None:
+    expected = remade(cohort, recipe, tables=clinical_frame(cohort))
+    cohort.store.materialize(from_json(recipe))
+    made = cohort.store.table("t")
+    check(made, expected, signs=final_signs(made, expected, (recipe["steps"] or [""])[-1]))
+    fitted = made.fitted()
+    # Everything that scikit-learn has learned, the table's estimators have learned: same kinds, same numbers.
+    for alias, steps in expected.fitted.get("inputs", {}).items():
+        for ours, theirs in zip(fitted["inputs"][alias].values(), steps, strict=True):
+            assert_fitted_alike(ours, theirs)
+    for name, columns in expected.fitted.get("encode", {}).items():
+        for column, theirs in columns.items():
+            assert_fitted_alike(fitted["encode"][name][column], theirs)
+    if recipe["missing"] not in ("none", "zero"):
+        assert_fitted_alike(fitted["missing"], expected.fitted["missing"])
+    if not any(word.startswith("pca") for word in recipe["steps"]):
+        for ours, theirs in zip(fitted.get("steps", {}).values(), expected.fitted.get("steps", []), strict=True):
+            assert_fitted_alike(ours, theirs)
 
 
 @pytest.mark.parametrize("join", ["inner", "left", "outer"])
 def test_saved_steps_reproduce_fused_by_scikit_learn_alone(cohort: Any, join: str) -> None:
     cohort.store.materialize(
         name="again", inputs=["a=v/A:mean", "p=v/P:meanstd"], tables=["clinical"], numeric=["age"], categorical=["sex"],
-        scheme="default", join=join, impute="mean", standardize=True, pca=4,
+        scheme="default", join=join, impute="mean", standardize=True, pca=4, input_steps=["p=l2", "p=robust"],
     )  # fmt: skip
     table = cohort.store.table("again")
     frame, fitted = table.to_pandas(), table.fitted()
     sex = frame[["sex"]].to_numpy(object)
-    encoded = fitted["onehot"]["clinical"].transform(sex)
+    encoded = fitted["encode"]["clinical"]["sex"].transform(np.where(pd.isna(sex), "M", sex))
     encoded[pd.isna(sex)[:, 0]] = np.nan
-    parts = [np.stack(frame.a), np.stack(frame.p), frame[["age"]].to_numpy(float), encoded]
+    p = np.stack(frame.p).astype(np.float64)
+    has = ~np.isnan(p).all(axis=1)
+    for step in ("l2", "robust"):
+        p[has] = fitted["inputs"]["p"][step].transform(p[has])
+    parts = [np.stack(frame.a), p, frame[["age"]].to_numpy(float), encoded]
     fused = np.concatenate(parts, axis=1).astype(np.float64)
-    for step in ("impute", "standardize", "pca"):
-        fused = fitted[step].transform(fused)
+    for step in (fitted["missing"], fitted["steps"]["standardize"], fitted["steps"]["pca"]):
+        fused = step.transform(fused)
     np.testing.assert_allclose(np.stack(frame.fused), fused, rtol=1e-5, atol=1e-5)  # vectors are kept as float32
+
+
+def test_canonical_correlations_are_scikit_learns(cohort: Any) -> None:
+    recipe = of_inputs("mean", "max", fuser="cca(2)", join="outer")
+    cohort.store.materialize(from_json(recipe))
+    made = cohort.store.table("t")
+    expected = remade(cohort, recipe | {"fuser": "concat"})
+    check(made, expected, fuse=False)
+    a, p = expected.parts.values()
+    both = expected.train & ~np.isnan(a).any(axis=1) & ~np.isnan(p).any(axis=1)
+    theirs = CCA(2, max_iter=100_000, tol=1e-14).fit(a[both], p[both])
+    fused = np.stack(made.to_pandas().fused).astype(np.float64)
+    for half, (part, number) in zip(np.split(fused, 2, axis=1), ((a, 0), (p, 1)), strict=True):
+        there = ~np.isnan(part).any(axis=1)
+        assert (np.isnan(half).all(axis=1) == ~there).all()
+        other = part if number == 0 else a
+        scores = theirs.transform(np.nan_to_num(other), np.nan_to_num(part if number else p))[number]
+        scores = (scores - scores[both].mean(axis=0)) / scores[both].std(axis=0, ddof=1)
+        signs = np.sign((scores[both] * half[both]).sum(axis=0))
+        np.testing.assert_allclose(half[there], (scores * signs)[there], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classes", "number"])
+def test_late_scores_are_those_of_models_that_havent_seen_the_patient(cohort: Any, kind: str) -> None:
+    recipe = of_inputs("mean", "max", fuser="late", join="outer", label={"column": "label", "kind": kind})
+    cohort.store.materialize(from_json(recipe))
+    made = cohort.store.table("t")
+    expected = remade(cohort, recipe | {"fuser": "concat"})
+    check(made, expected, fuse=False)
+    y = expected.rows.label.astype(float).to_numpy()
+    fused, models = np.stack(made.to_pandas().fused).astype(np.float64), made.fitted()["fuser"]["models"]
+
+    def plain(x: np.ndarray, of: np.ndarray) -> Any:
+        model: Any = Ridge() if kind == "number" else LogisticRegression(tol=1e-6, max_iter=10_000)
+        return make_pipeline(StandardScaler(), model).fit(x, of)
+
+    def scores(model: Any, x: np.ndarray) -> np.ndarray:
+        return model.predict(x) if kind == "number" else model.predict_proba(x)[:, 1]
+
+    for column, (alias, x) in enumerate(expected.parts.items()):
+        has = ~np.isnan(x).any(axis=1)
+        assert (np.isnan(fused[:, column]) == ~has).all()
+        train, rest = np.flatnonzero(has & expected.train), np.flatnonzero(has & ~expected.train)
+        np.testing.assert_allclose(fused[rest, column], scores(plain(x[train], y[train]), x[rest]), atol=1e-5)
+        # Whose fold a train row is in shows in its score: a model of all rows but that fold's gives just that.
+        fold = np.full(len(x), -1)
+        for n in range(5):
+            same = np.abs(scores(models[alias][f"without{n}"], x[train]) - fused[train, column]) < 1e-6
+            fold[train[same & (fold[train] < 0)]] = n
+        assert (fold[train] >= 0).all()
+        for n in range(5):
+            held = train[fold[train] == n]
+            if len(held):
+                others = train[fold[train] != n]
+                np.testing.assert_allclose(fused[held, column], scores(plain(x[others], y[others]), x[held]), atol=1e-5)
 
 
 def test_missing_is_nan_with_a_mask_and_never_zero(cohort: Any) -> None:

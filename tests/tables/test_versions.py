@@ -8,16 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 import featstore
-from featstore import NotFoundError
+from featstore import LeakageError, NotFoundError
 from featstore.tables.fuse import Fusion
 
 RECIPE: dict[str, Any] = {
@@ -73,10 +75,15 @@ def test_a_twin_store_has_the_same_bytes(cohort: Any, make_cohort: Callable[...,
     twin.extract()
     second = twin.store.materialize(**RECIPE)
     assert (second.path / "data.parquet").read_bytes() == (first.path / "data.parquet").read_bytes()
-    a, b = (
-        {k: v for k, v in json.loads((r.path / "report.json").read_text()).items() if k != "inputs"}
-        for r in (first, second)
-    )
+    a, b = (json.loads((r.path / "report.json").read_text()) for r in (first, second))
+    (stranger,) = [entry for entry in b["lost"] if entry not in a["lost"]]
+    assert stranger == {
+        "reason": "in no split of the scheme 'default'", "rows": 1, "patients": 1, "such_as": ["only here"]
+    }  # fmt: skip
+    assert b["candidates"] == a["candidates"] + 1
+    for report in (a, b):
+        for key in ("inputs", "candidates", "lost"):
+            del report[key]
     assert a == b
 
 
@@ -92,8 +99,12 @@ def test_everything_that_matters_makes_a_new_version(cohort: Any) -> None:
     assert store.materialize(**RECIPE).version == 5
     cohort.extract(dtype="float16")
     assert store.materialize(**RECIPE).version == 6  # v@v2 is the latest now
-    assert store.materialize(**RECIPE | {"inputs": ["a=v@v1/A:mean", "p=v@v1/P:max"]}).version == 7
-    assert store.materialize(**RECIPE | {"inputs": ["a=v@v1/A:mean", "p=v@v1/P:max"]}).unchanged
+    older = RECIPE | {"inputs": ["a=v@v1/A:mean", "p=v@v1/P:max"]}
+    with pytest.raises(LeakageError, match=r"older version.*a=v@v1 \(there is v@v2\)"):
+        store.materialize(**older)
+    older["allow"] = {"stale": "to compare with"}
+    assert store.materialize(**older).version == 7
+    assert store.materialize(**older).unchanged
     assert store.table("t").version == 7
     np.testing.assert_array_equal(np.stack(store.table("t@v1").to_pandas().fused), np.stack(first.fused))
     assert store.table("t@v2").arrays()[0].shape[1] == 2
@@ -106,7 +117,8 @@ def test_everything_that_matters_makes_a_new_version(cohort: Any) -> None:
 def test_what_lies_beside_the_data(cohort: Any) -> None:
     result = cohort.store.materialize(**RECIPE)
     assert sorted(p.name for p in result.path.iterdir()) == [
-        "data.parquet", "fitted.skops", "recipe.yaml", "report.json"
+        "card.md", "data.parquet", "fitted.skops", "lost.parquet", "pointers.parquet", "recipe.yaml", "report.json",
+        "rows.parquet",
     ]  # fmt: skip
     assert yaml.safe_load((result.path / "recipe.yaml").read_text())["inputs"] == ["a=v/A:mean", "p=v/P:max"]
     assert json.loads((result.path / "report.json").read_text()) == result.report
@@ -169,7 +181,7 @@ store, plugin, where = sys.argv[1:]
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 if where == "digest":
-    writing._digest = die
+    writing.digest = die
 elif where == "fitted":
     writing._complete = die
 else:  # between the rename and the commit
@@ -191,7 +203,7 @@ def test_killed_while_writing_nothing_is_visible_and_the_same_command_does_it(
     assert cohort.store.sql("SELECT count(*) n FROM runs WHERE kind = 'materialize'").to_pylist() == [{"n": 0}]
     result = cohort.store.materialize(name="t", inputs=["a=v/A:mean"], scheme="default", standardize=True)
     assert (result.version, result.unchanged) == (1, False)
-    assert cohort.store.table("t").fitted()["standardize"].n_features_in_ == 5
+    assert cohort.store.table("t").fitted()["steps"]["standardize"].n_features_in_ == 5
 
 
 def test_a_stale_vector_is_left_out_until_extracted_again(make_cohort: Callable[..., Any]) -> None:
@@ -205,7 +217,10 @@ def test_a_stale_vector_is_left_out_until_extracted_again(make_cohort: Callable[
     cohort.file(key).write_bytes(cohort.vectors[key].tobytes())
     os.utime(cohort.file(key), ns=(1, 1))
     cohort.ingest()
-    stale = cohort.store.materialize(**recipe)
+    with pytest.raises(LeakageError, match=r"1 sample.* other contents") as caught:
+        cohort.store.materialize(**recipe)
+    assert "featstore extract" in caught.value.hint
+    stale = cohort.store.materialize(**recipe, allow={"stale": "not extracted yet"})
     assert stale.report["inputs"]["a"] | {"patients": 0, "missing": 0} == before.report["inputs"]["a"] | {
         "samples": number - 1, "pending_samples": 1, "patients": 0, "missing": 0
     }  # fmt: skip
@@ -231,8 +246,12 @@ def test_failed_samples_are_counted_and_mended(make_cohort: Callable[..., Any]) 
     assert [(i["samples"], i["patients"], i["failed_samples"], i["pending_samples"]) for i in inputs.values()] == [
         (10, 10, 2, 0), (11, 11, 1, 0)
     ]  # fmt: skip
-    lost = {item["reason"]: (item["patients"], item["such_as"]) for item in result.report["lost"]}
-    assert lost == {"without 'a'": (2, ["007", "7"]), "without 'p'": (1, ["P1"])}
+    lost = {item["reason"]: (item["rows"], item["patients"], item["such_as"]) for item in result.report["lost"]}
+    assert lost == {
+        "without 'a': it failed, see featstore errors": (2, 2, ["007", "7"]),
+        "without 'p': it failed, see featstore errors": (1, 1, ["P1"]),
+    }
+    assert [i["lost"] for i in inputs.values()] == [{"failed": 2}, {"failed": 1}]
     assert result.report["candidates"] == result.rows + 3
     cohort.write()
     cohort.store.retry()
@@ -275,8 +294,17 @@ def test_the_report_adds_up(make_cohort: Callable[..., Any], join: str) -> None:
     assert sorted(map(tuple, table["lookalikes"])) == [("0007", "007"), ("0007", "7"), ("p1", "P1"), ("É 3", "é 3")]
     assert table["missing"] == int((~frame.age.notna()).sum())
     reasons = [item["reason"] for item in report["lost"]]
-    assert ("without 'p'" in reasons) == (join == "inner")
-    assert ("without 'a'" in reasons) == (join != "outer")
+    assert ("without 'p': no sample of modality P" in reasons) == (join == "inner")
+    assert ("without 'a': no sample of modality A" in reasons) == (join != "outer")
+    lost = pq.ParquetFile(result.path / "lost.parquet").read().to_pylist()
+    assert sorted(set(cohort.patients) - set(frame.patient_id)) == sorted(row["patient_id"] for row in lost)
+    assert Counter(row["reason"] for row in lost) == {item["reason"]: item["rows"] for item in report["lost"]}
+    for entry in report["coverage"]:
+        meant = {p for p in cohort.patients if cohort.labels[p] is not None and cohort.splits[p] is not None}
+        has = {a: {k[0] for k in cohort.vectors if k[1] == m} for a, m in (("a", "A"), ("p", "P"))}
+        mine = [p for p in meant if [a for a in has if p in has[a]] == entry["has"]]
+        assert entry["rows"] == len(mine) == sum(entry["by_split"].values())
+        assert entry["kept"] == len(set(mine) & set(frame.patient_id))
 
 
 def test_one_patient_under_two_ids_is_reported(make_cohort: Callable[..., Any]) -> None:
@@ -338,9 +366,9 @@ def test_lineage_names_the_run_of_the_very_rows_and_the_labels_table(
     before = {row["run_id"] for row in cohort.store.sql("SELECT run_id FROM runs").to_pylist()}
     fit = Fusion.fit
 
-    def replaced_meanwhile(self: Fusion) -> None:
+    def replaced_meanwhile(*parts: Any) -> Fusion:
         cohort.clinical(clinical(cohort, 1), replace=True)
-        fit(self)
+        return fit(*parts)
 
     monkeypatch.setattr(Fusion, "fit", replaced_meanwhile)
     cohort.store.materialize(**RECIPE | {"label": "outcome.grade"})

@@ -38,6 +38,9 @@ class Twice(Fuser):
     def estimators(self) -> dict[str, object]:
         return {"mean": self.mean}
 
+    def restore(self, estimators) -> None:
+        self.mean = estimators["mean"]
+
 
 def _read(source: Source) -> np.ndarray:
     return np.frombuffer(source.read_bytes(), "<f4")
@@ -55,7 +58,7 @@ def featstore_resolve_backbone(name: str) -> BackboneSpec | None:
 
 @hookimpl
 def featstore_readers() -> Iterable[ReaderSpec]:
-    yield ReaderSpec("numbers", (".f4",), _read)
+    yield ReaderSpec("numbers", (".f4", ".vec"), _read)
 
 
 @hookimpl
