@@ -119,7 +119,7 @@ COMMENT ON COLUMN main.schemes.tables IS 'The training tables that use it.';
 COMMENT ON COLUMN main.schemes.run_id IS 'The run that made it.';
 
 COMMENT ON VIEW main.trained_on IS 'One row an encoder and patient that its weights were trained on, as somebody said.';
-COMMENT ON COLUMN main.trained_on.model_version IS 'SHA-256 of the weights, as in feature_sets.';
+COMMENT ON COLUMN main.trained_on.model_version IS 'SHA-256 of the weights, as in feature_sets; NAME@vK of imports that don''t say.';
 COMMENT ON COLUMN main.trained_on.patient_id IS 'The patient.';
 COMMENT ON COLUMN main.trained_on.run_id IS 'The run that says so.';
 

@@ -17,7 +17,6 @@ import argparse
 import filecmp
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from config import Config
 
 sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
 from inprocess import featstore, featstore_json
-from shared import title
+from shared import display, title
 
 HERE = Path(__file__).parent
 TREE = "{split}/{modality}/grade{label}/{patient_id}.npy"
@@ -43,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.verb in ("preprocess", "all"):
         preprocess(config)
     if args.verb != "preprocess":
+        title("The vectors of all slices, by one encoder a modality: those that are there cost nothing")
         vectors, failed = make_vectors(config)
         if args.verb in ("extract", "all"):
             write_tree(config, vectors)
         if args.verb in ("fuse", "all"):
             fuse(config, vectors)
     if failed:
-        print(f"{failed} slices couldn't be read. next: featstore errors --store {config.store}")
         raise SystemExit(FAILED_INPUTS)
 
 
@@ -84,21 +83,24 @@ def make_vectors(config: Config) -> tuple[dict[str, str], int]:
     Of one name there may be several versions, of other encoders: which one these settings mean is what ``extract``
     says. Where all is there, it takes a second.
     """
-    title("extract: a vector a slice, by one encoder a modality")
     found, failed = {}, 0
     for modality, encoder in config.encoders.items():
-        name = f"encoder_{modality}"
         weights = {"pretrained": ["--pretrained"], "random": ["--no-pretrained"]}
         made = featstore_json(
-            *("extract", "--name", name, "--modality", modality, "--backbone", encoder.backbone),
+            *("extract", "--name", encoder.name, "--modality", modality, "--backbone", encoder.backbone),
             *weights.get(encoder.weights, ["--checkpoint", encoder.weights]),
             *("--in-chans", config.in_chans, "--set", f"image_size={encoder.image_size}", "--pooler", "mean"),
             *("--batch-size", config.batch_size, "--num-workers", config.num_workers, "--device", config.device),
             *("--seed", config.seed, "--store", config.store),
         )
-        found[modality] = f"{name}@v{made['feature_sets'][name]}"
-        failed += made["failed"] + made["failed_before"]
-        print(f"{found[modality]}: {made['done']} of {made['matching']} slices extracted in {made['seconds']:.1f} s.")
+        found[modality] = f"{encoder.name}@v{made['feature_sets'][encoder.name]}"
+        lacking = made["failed"] + made["failed_before"]
+        print(f"{found[modality]}: {made['matching'] - lacking} slices have their vectors, {made['done']} of them new.")
+        if made["elsewhere"]:
+            raise SystemExit("Another process is extracting some of them: wait for it.")
+        if lacking:
+            print(f"{lacking} slices failed.\n  next: featstore errors --store {display(config.store)}")
+        failed += lacking
     return found, failed
 
 
@@ -108,22 +110,21 @@ def write_tree(config: Config, vectors: Mapping[str, str]) -> None:
     Raises:
         SystemExit: there is a tree of other vectors already.
     """
-    folder = Path(config.work, "features")
-    with tempfile.TemporaryDirectory(dir=config.work, prefix="features.") as temporary:
-        whole = Path(temporary, "whole")
-        for modality, name in vectors.items():
-            part = Path(temporary, modality)
-            chosen = ("--layout", TREE, "--where", "split is not null")
-            featstore("export", name, "--format", "tree", *chosen, "--out", part, "--store", config.store)
-            (part / "index.csv").rename(part / f"index_{modality}.csv")
-            shutil.copytree(part, whole, dirs_exist_ok=True)
-        if not folder.exists():
-            whole.rename(folder)
-            print(f"{folder}: {len(list(folder.rglob('*.npy')))} files.")
-        elif is_same(whole, folder):
-            print(f"{folder} is just so already.")
-        else:
-            raise SystemExit(f"{folder} holds other features than these. Move it away, and extract again.")
+    folder, new = Path(config.work, "features"), Path(config.work, "features.new")
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
+    new.mkdir()
+    for modality, name in vectors.items():
+        chosen = ("--layout", TREE, "--where", "split is not null")
+        featstore("export", name, "--format", "tree", *chosen, "--out", new / modality, "--store", config.store)
+        (new / modality / "index.csv").rename(new / modality / f"index_{modality}.csv")
+        shutil.copytree(new / modality, new / "all", dirs_exist_ok=True)
+    fits = not folder.exists() or is_same(new / "all", folder)
+    if not folder.exists():
+        (new / "all").rename(folder)
+    shutil.rmtree(new)
+    if not fits:
+        raise SystemExit(f"{folder} holds other features than these. Move it away, and extract again.")
+    print(f"{folder}: {len(list(folder.rglob('*.npy')))} arrays, one a patient and modality.")
 
 
 def is_same(one: Path, other: Path) -> bool:

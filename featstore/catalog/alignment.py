@@ -8,7 +8,6 @@ Within one connection, :func:`align` leaves temporary tables that the checks for
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from featstore.catalog.alignment_tables import DatedTable
 from featstore.catalog.connection import arrow
 from featstore.catalog.identity import lookalikes
 from featstore.catalog.tabular import run_of
-from featstore.errors import LeakageError, NotFoundError
+from featstore.errors import NotFoundError
 
 if TYPE_CHECKING:
     import duckdb
@@ -92,7 +91,7 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
     Raises:
         ConflictError: an input mixes modalities, or has several rows of a patient and no aggregation; labels that
             aren't what they are said to be.
-        NotFoundError: an input is empty, or nobody is left. LeakageError: a patient is in two splits.
+        NotFoundError: an input is empty, or nobody is left.
     """
     report: dict[str, Any] = {"entity": wanted.entity, "inputs": {}, "tables": {}, "lost": []}
     for n, item in enumerate(wanted.inputs):
@@ -115,7 +114,6 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
             f"No {wanted.entity} is left for this table: {lost or 'no input has any'}.",
             hint=("--label none, where there are no labels; or " if wanted.labels else "") + "featstore ls samples",
         )
-    _check_splits(rows)
     report["rows"] = rows.num_rows
     report["by_split"] = rows_sql.by_split(connection)
     report["coverage"] = rows_sql.coverage(connection, [i.alias for i in wanted.inputs], before)
@@ -128,13 +126,3 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
     for name in (*(t.name for t in wanted.tables), *wanted.labels.tables):
         result.table_runs[name] = run_of(connection, name)
     return result
-
-
-def _check_splits(rows: pa.Table) -> None:
-    """The catalog's key makes this impossible; a table that leaked would be worth a second look all the same."""
-    pairs = set(zip(rows.column("patient_id").to_pylist(), rows.column("split").to_pylist(), strict=True))
-    twice = sorted(patient for patient, count in Counter(patient for patient, _ in pairs).items() if count > 1)
-    if twice:
-        raise LeakageError(
-            f"Patients stand in more than one split: {', '.join(twice[:5])}.", hint="restore the catalog from a backup"
-        )

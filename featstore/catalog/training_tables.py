@@ -223,19 +223,3 @@ def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:
         f"The table {ref.name!r} has no version {ref.version}; its latest is v{rows[0]['version']}.",
         hint=f"featstore show {ref.name}",
     )
-
-
-def log_metrics(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    version: int,
-    split: str,
-    metrics: Mapping[str, float],
-    now: datetime,
-) -> None:
-    """Add metrics of one split of a table."""
-    for metric, value in metrics.items():
-        connection.execute(
-            "INSERT INTO core.metric SELECT id, ?, ?, ?, ? FROM core.training_table WHERE name = ? AND version = ?",
-            [split, metric, float(value), now, name, version],
-        )

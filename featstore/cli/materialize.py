@@ -100,7 +100,6 @@ if TYPE_CHECKING:
     metavar="KIND=REASON",
     help="A leak that is known and wanted, such as same-content; the reason is kept. Repeatable.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of what is drawn at random.")
 @click.option("--out", metavar="FILE", help="Also write it there: .parquet, .csv, .npy, .npz, .h5, .zarr, .h5ad.")
 @click.option("--wide", is_flag=True, help="One column a feature in --out.")
 @json_option

@@ -120,6 +120,11 @@ def fit(
             "A class has too few patients among the train rows to learn probabilities from decision values, so there "
             "is no calibration."
         )
+    if pairs and min(slope for slope, _ in pairs) <= 0:
+        say(
+            "Decision values tell a class of the train rows no better than chance where the svm has not seen the "
+            "patient, so its probabilities go against them."
+        )
     return Probe(request.model, estimator, classes, positive, pairs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from featstore.spec import PoolFunction
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Bytes of mapped vectors that are read before their maps are let go: pages that were read count as memory.
+MAPPED = 16 << 20
 #: Bytes of float64 that are pooled at once. The result doesn't depend on it, to the bit.
 BUDGET = 64 << 20
 
@@ -36,6 +39,7 @@ class PooledInput:
     offsets: npt.NDArray[np.int64]
     pool: PoolFunction | None
     width: int = 0
+    _mapped: int = 0
 
     @classmethod
     def of(
@@ -57,6 +61,7 @@ class PooledInput:
 
     def block(self, start: int, stop: int) -> npt.NDArray[np.float64]:
         """Table rows ``start:stop``, float64 (stop − start, width); NaN where the input is missing."""
+        self._let_go(int(self.offsets[stop] - self.offsets[start]))
         lengths = np.diff(self.offsets[start : stop + 1])
         if self.pool is None and (lengths == 1).all():  # nothing to pool, nothing missing: one copy is enough
             span = slice(self.offsets[start], self.offsets[stop])
@@ -70,6 +75,12 @@ class PooledInput:
                 dense = values.reshape(len(part), int(length), -1)
                 out[part] = dense[:, 0] if self.pool is None else _pooled(self.pool, dense)
         return out
+
+    def _let_go(self, rows: int) -> None:
+        self._mapped += rows * self.reader.dtype.itemsize * prod(self.reader.item_shape)
+        if self._mapped > MAPPED:
+            self.reader.close()
+            self._mapped = 0
 
 
 def _parts(members: npt.NDArray[np.int64], length: int, width: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -127,7 +127,8 @@ class Fusion:
     def fit(
         cls, inputs: Mapping[str, PooledInput], tabular: Mapping[str, TabularPart], facts: Facts, steps: Steps
     ) -> Fusion:
-        """Fit encoders, each input's own steps, the imputer, the fuser, and the steps after it, each on what it is given.
+        """Fit encoders, each input's own steps, the imputer, the fuser, and the steps after it, each on what
+        it is given.
 
         Raises:
             ConflictError: there is something to learn and no train row, or a column has no value in any.
@@ -173,7 +174,7 @@ class Fusion:
         return made
 
     def _fused_width(self, steps: int | None = None) -> int:
-        return self.apply(self.raw(0, 1), 0, 1, steps).shape[1]
+        return int(self.apply(self.raw(0, 1), 0, 1, steps).shape[1])
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Spans of rows whose parts fit into the block budget; the same for the same recipe."""

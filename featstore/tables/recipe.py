@@ -17,8 +17,6 @@ LabelKind = Literal["classes", "number", "survival"]
 RESERVED = ("patient_id", "visit_id", "sample_key", "split", "fold", "label", "time", "event", "fused")
 #: What ``allow`` may except from refusal; :mod:`featstore.tables.leakage` says what each is.
 LEAKS = ("same-content", "same-vectors", "near-duplicates", "fine-tuned", "label-input", "stale")
-#: The largest seed that NumPy's generators of old take, which scikit-learn uses.
-SEEDS = 2**32 - 1
 _SPAN = re.compile(r"(?P<number>[1-9][0-9]*)(?P<unit>[dhw])")
 
 
@@ -138,7 +136,6 @@ class Recipe:
             attributes; None: the natural order of their keys.
         near_duplicates: a cosine above which vectors of two patients in two splits are refused; None: not looked at.
         allow: a kind of leak that is known and wanted → why.
-        seed: of what is drawn at random.
     """
 
     name: str
@@ -158,7 +155,6 @@ class Recipe:
     order_by: str | None = None
     near_duplicates: float | None = None
     allow: Mapping[str, str] = field(default_factory=dict)
-    seed: int = 0
     output: Output | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -174,8 +170,6 @@ class Recipe:
         encoders = (t.encode for t in self.tables)
         for what in (self.fuser, self.missing, *encoders, *self.steps, *(s for part in self.parts for s in part.steps)):
             parse_words(what)
-        if not 0 <= self.seed <= SEEDS:
-            raise UsageError(f"seed must be 0 to {SEEDS}, not {self.seed}.")
         if self.min_modalities is not None and not 1 <= self.min_modalities <= len(self.inputs):
             raise UsageError(f"min_modalities must be 1 to {len(self.inputs)}, the inputs, not {self.min_modalities}.")
         if self.min_modalities is not None and self.join != "inner":
@@ -265,7 +259,7 @@ class Recipe:
         plain |= {"missing": self.missing, "fuser": self.fuser, "steps": list(self.steps)}
         rest = {
             "as_of": self.as_of, "max_samples": self.max_samples, "order_by": self.order_by,
-            "near_duplicates": self.near_duplicates, "allow": dict(self.allow), "seed": self.seed,
+            "near_duplicates": self.near_duplicates, "allow": dict(self.allow),
         }  # fmt: skip
         return plain | {key: value for key, value in rest.items() if value}
 

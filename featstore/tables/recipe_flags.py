@@ -42,7 +42,6 @@ def from_flags(
     order_by: str | None = None,
     near_duplicates: float | None = None,
     allow: Mapping[str, str] | None = None,
-    seed: int = 0,
 ) -> Recipe:
     """A recipe from flags; where there are several of a kind, one text stands for a list of one.
 
@@ -79,7 +78,7 @@ def from_flags(
         name, tuple(stepped(v.alias, v) for v in vectors), tuple(stepped(t.name, t) for t in clinical), entity=entity,
         label=_label(label, label_kind, survival), scheme=scheme, where=where, join=join or "inner",
         min_modalities=min_modalities, fuser=fuser, missing=missing, steps=tuple(steps), as_of=as_of,
-        max_samples=max_samples, order_by=order_by, near_duplicates=near_duplicates, allow=dict(allow or {}), seed=seed,
+        max_samples=max_samples, order_by=order_by, near_duplicates=near_duplicates, allow=dict(allow or {}),
     )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, get_args
 from featstore.errors import UsageError, did_you_mean, one_line
 from featstore.tables.recipe import (
     LEAKS,
-    SEEDS,
     Entity,
     Input,
     Join,
@@ -160,7 +159,6 @@ def _recipe() -> dict[str, Schema]:
         "order_by": _text("acquired_at"),
         "near_duplicates": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
         "allow": _mapping(dict.fromkeys(LEAKS, _text())),
-        "seed": _whole(minimum=0, maximum=SEEDS, default=0),
         "output": _either(_text("grade.parquet"), _output()),
     }
     return _finished(forms, said, filled=("name", "inputs"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,5 @@ class Rows:
         import pyarrow.compute as pc
 
         train = self.table.filter(pc.fill_null(pc.equal(self.splits(fold), "train"), False))
-        digest = hashlib.sha256()
-        for values in zip(*(train.column(name).to_pylist() for name in self.keys), strict=True):
-            digest.update(repr(values).encode())
-        return digest.hexdigest()
+        keys = [train.column(name).to_pylist() for name in self.keys]
+        return hashlib.sha256(json.dumps(keys).encode()).hexdigest()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.catalog.connection import Catalog
-from featstore.catalog.training_tables import log_metrics
+from featstore.catalog.metrics import Metric, add
 from featstore.errors import CorruptError, UsageError
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
@@ -173,7 +173,8 @@ class TrainingTable:
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Keep metrics of a model that was trained on this version, in the view ``metrics``."""
         with self._catalog.write() as connection:
-            log_metrics(connection, self.name, self.version, split, metrics, utc_now())
+            found = [Metric(split, name, float(value)) for name, value in metrics.items()]
+            add(connection, self.name, self.version, found, None, utc_now())
 
 
 def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:

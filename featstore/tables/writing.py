@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("featstore")
 
+CARD = "card.md"
 #: Looks at the vectors of each block as they are written: :func:`batches`.
 Look = Callable[[int, Mapping[str, Matrix]], None]
 
@@ -188,8 +189,12 @@ def keep(
     facts = finished("materialize", started, made.recipe.to_json(), plugins)
     latest = _latest(catalog, made)
     version = latest[0] if latest else _next(catalog, made.recipe.name)
-    origin = planned(catalog, _inputs(made), made.scheme.id if made.scheme else None, facts)
-    text = card(made.recipe.to_json(), made.report, origin, made.recipe.name, version)
+    kept = inside(store, latest[1]) / CARD if latest else None
+    if kept and kept.is_file():  # a run that makes nothing new is no part of what it is from
+        text = kept.read_text("utf-8")
+    else:
+        origin = planned(catalog, _inputs(made), made.scheme.id if made.scheme else None, facts)
+        text = card(made.recipe.to_json(), made.report, origin, made.recipe.name, version)
     with ExitStack() as stack:
         # What can't be exported is refused here, before anything is recorded.
         for fold, target in targets.items():
@@ -213,7 +218,7 @@ def _exporter(plugins: Plugins, data: Path, out: Path, wide: bool, text: str) ->
 
     def export(path: Path) -> None:
         TableData(data).write(None if as_it_is else exporter, path, wide=wide)
-        path.with_name(f"{path.stem}.card.md").write_text(text, encoding="utf-8")
+        path.with_name(f"{path.name}.card.md").write_text(text, encoding="utf-8")
 
     return export
 
@@ -244,7 +249,7 @@ def _complete(made: Made, text: str) -> None:
     folder, alignment = made.folder, made.alignment
     write_json(folder / "report.json", made.report)
     (folder / "recipe.yaml").write_text(to_yaml(made.recipe), encoding="utf-8")
-    (folder / "card.md").write_text(text, encoding="utf-8")
+    (folder / CARD).write_text(text, encoding="utf-8")
     pq.write_table(alignment.lost, folder / "lost.parquet", compression="zstd")
     # Which rows of tabular data sets went where, by their places: to make the table again from the very same rows.
     rows = alignment.rows

@@ -334,7 +334,8 @@ def _from_mudata(path: Path, name: str) -> Any:
 #: Ending → what reads the vectors of a column. Where a format has its types, they come in their own.
 _READERS: Mapping[str, Callable[[Path, str], Any]] = {
     ".parquet": _from_parquet, ".csv": _from_csv, ".npy": _from_npy, ".npz": _from_npz, ".arrow": _from_ipc,
-    ".feather": _from_ipc, ".h5": _from_hdf5, ".zarr": _from_zarr, ".tree": _from_tree, ".h5ad": _from_anndata, ".h5mu": _from_mudata,
+    ".feather": _from_ipc, ".h5": _from_hdf5, ".zarr": _from_zarr, ".tree": _from_tree,
+    ".h5ad": _from_anndata, ".h5mu": _from_mudata,
 }  # fmt: skip
 #: Ending → what reads the vectors of a group.
 _GROUP_READERS: Mapping[str, Callable[[Path, str], Any]] = {

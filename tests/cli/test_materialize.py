@@ -113,7 +113,7 @@ def test_a_recipe_says_where_its_table_goes(run: Callable[..., Any], here: Path)
     [
         (("grade.yaml", "--scheme", "cv"), 2, "--scheme can't stand beside a recipe file"),
         (("grade.yaml", "--pca", "2", "--input", "v"), 2, "--input, --pca can't stand"),
-        (("grade.yaml", "--seed", "0"), 2, "--seed can't stand"),
+        (("grade.yaml", "--fuser", "concat"), 2, "--fuser can't stand"),
         (("grade.yaml", "--set", "scheem=cv"), 2, "Did you mean 'scheme'"),
         (("grade.yaml", "--set", "scheme=defualt"), 1, "Did you mean 'default'"),
         (("grade.yaml", "--set", "inputs.0.features=vv"), 1, "Did you mean 'v'"),

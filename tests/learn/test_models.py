@@ -24,7 +24,7 @@ from .reference import is_line
 
 def data(rng: np.random.Generator, classes: int, rows: int = 90) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     y = rng.integers(0, classes, rows)
-    x = rng.normal(size=(rows, 3)) + y[:, None] * 0.7
+    x = rng.normal(size=(rows, 3)) + 1.2 * np.eye(3)[y]
     return x, y, np.array([f"p{i // 2}" for i in range(rows)], object)
 
 
@@ -106,7 +106,7 @@ def test_platt_parts_keep_patients_together(rng: np.random.Generator) -> None:
 def test_probabilities_are_learned_from_patients_that_were_not_seen(rng: np.random.Generator) -> None:
     """Of pure noise in many columns, a svm is sure of what it has seen; its probabilities must not be."""
     x, y = rng.normal(size=(60, 100)), np.arange(60) % 2
-    probe, _ = fitted(ProbeRequest(model="svm"), x, y, np.array([f"p{i}" for i in range(60)], object), 2)
+    probe, said = fitted(ProbeRequest(model="svm"), x, y, np.array([f"p{i:02}" for i in range(60)], object), 2)
     decisions = np.empty(60)
     for inside, outside in StratifiedGroupKFold(5, shuffle=True, random_state=42).split(x, y, np.arange(60)):
         decisions[outside] = LinearSVC(random_state=42).fit(x[inside], y[inside]).decision_function(x[outside])
@@ -114,6 +114,7 @@ def test_probabilities_are_learned_from_patients_that_were_not_seen(rng: np.rand
     ((slope, intercept),) = probe.platt
     targets = np.where(y == 1, 31 / 32, 1 / 32)
     assert is_line((slope, intercept), decisions, targets, np.ones(60))
+    assert any("no better than chance" in text for text in said) == (slope <= 0)
 
 
 @pytest.mark.parametrize("model", ["logistic", "svm", "knn"])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ PLUGIN = str(Path(__file__).with_name("vectors_plugin.py"))
 ODD_IDS = ["007", "7", "é 3", "two words", "=x", "-1", "a'b", 'q"q', "Ω", "P1", "0", "x,y"]
 
 
-@dataclass(repr=False)
+@dataclass
 class Cohort:
     """A store with samples of known vectors.
 
@@ -37,6 +38,9 @@ class Cohort:
     splits: dict[str, str | None] = field(default_factory=dict)
     visits: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
     times: dict[tuple[str, str, int], datetime | None] = field(default_factory=dict)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # Hypothesis would print every vector
+        printer.text(f"Cohort({self.root})")
 
     @property
     def patients(self) -> list[str]:

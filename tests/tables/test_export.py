@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from featstore import SetupError, UsageError
+from featstore import ConflictError, SetupError, UsageError
 
 RECIPE: dict[str, Any] = {
     "name": "t", "inputs": ["a=v/A:mean", "p=v/P:max"], "tables": ["clinical"], "numeric": ["age"],
@@ -35,8 +35,8 @@ def test_parquet_is_the_tables_own_bytes(cohort: Any, tmp_path: Path) -> None:
     assert result.unchanged
     assert result.out == [tmp_path / "t.parquet"]
     assert (tmp_path / "t.parquet").read_bytes() == (result.path / "data.parquet").read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.card.md", "t.parquet"]
-    assert (tmp_path / "t.card.md").read_text() == (result.path / "card.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.parquet", "t.parquet.card.md"]
+    assert (tmp_path / "t.parquet.card.md").read_text() == (result.path / "card.md").read_text()
 
 
 def test_duckdb_reads_the_parquet_as_fixed_size_vectors(cohort: Any, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_npy_with_its_index(cohort: Any, tmp_path: Path) -> None:
     out = tmp_path / "fused.npy"
     cohort.store.materialize(**RECIPE, out=out)
     np.testing.assert_array_equal(np.load(out), np.stack(cohort.frame.fused))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["fused.card.md", "fused.index.csv", "fused.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fused.index.csv", "fused.npy", "fused.npy.card.md"]
     index = pd.read_csv(tmp_path / "fused.index.csv", dtype=str)
     assert index.patient_id.str.removeprefix("'").tolist() == cohort.frame.patient_id.tolist()
 
@@ -91,6 +91,29 @@ def test_a_file_that_is_there_is_replaced_whole(cohort: Any, tmp_path: Path) -> 
     out.write_text("old\n" * 10_000)
     cohort.store.materialize(**RECIPE, out=out)
     assert "old" not in out.read_text()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npy"])
+def test_a_second_export_replaces_the_card_too(cohort: Any, tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"t.{ending}"
+    first = cohort.store.materialize(**RECIPE, out=out)
+    other = cohort.store.materialize(**RECIPE | {"name": "other"}, out=out)
+    assert (tmp_path / f"t.{ending}.card.md").read_text() == (other.path / "card.md").read_text()
+    cohort.store.materialize(**RECIPE, out=out)
+    assert (tmp_path / f"t.{ending}.card.md").read_text() == (first.path / "card.md").read_text()
+
+
+def test_a_file_that_is_no_card_is_left(cohort: Any, tmp_path: Path) -> None:
+    notes = tmp_path / "t.parquet.card.md"
+    notes.write_text("# My own notes\n")
+    for beside in (False, True):
+        if beside:
+            (tmp_path / "t.parquet").write_text("old")
+        with pytest.raises(ConflictError, match=r"t\.parquet\.card\.md is there already, and isn't the data card"):
+            cohort.store.materialize(**RECIPE | {"name": "another"}, out=tmp_path / "t.parquet")
+    assert notes.read_text() == "# My own notes\n"
+    assert (tmp_path / "t.parquet").read_text() == "old"
+    assert "another" not in cohort.store.ls("tables").column("name").to_pylist()
 
 
 def test_a_file_of_two_parts_is_never_a_mixed_pair(
@@ -109,7 +132,7 @@ def test_a_file_of_two_parts_is_never_a_mixed_pair(
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         cohort.store.materialize(**RECIPE | {"join": "inner", "name": "inner"}, out=out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.card.md", index.name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [index.name, "t.npy.card.md"]
 
 
 def test_a_folder_in_the_way_of_a_part_leaves_the_old_file(cohort: Any, tmp_path: Path) -> None:

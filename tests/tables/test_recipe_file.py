@@ -83,7 +83,7 @@ def test_json_and_other_beginnings(tmp_path: Path) -> None:
     ("written", "label"),
     [
         ("label: label", Label()),
-        ("seed: 0", Label()),
+        ("max_samples: 3", Label()),
         ("label: none", Label(None)),
         ("label: null", Label(None)),
         ("label:", Label(None)),
@@ -219,7 +219,7 @@ BASE: dict[str, Any] = {
         ("scheme=", ("scheme",), None),
         ("where=site <> 'JM' and label = 1", ("where",), "site <> 'JM' and label = 1"),
         ("steps=[standardize, pca(32)]", ("steps",), ["standardize", "pca(32)"]),
-        ("seed=7", ("seed",), 7),
+        ("max_samples=7", ("max_samples",), 7),
         ("near_duplicates=0.99", ("near_duplicates",), 0.99),
         ("inputs.0=v/P:max", ("inputs", 0), "v/P:max"),
         ("inputs.0.aggregation=max", ("inputs", 0), {"features": "v", "modality": "A", "aggregation": "max"}),
@@ -261,7 +261,7 @@ def test_settings(word: str, place: tuple[Any, ...], value: Any) -> None:
         ("steps.0=l2", "there is nothing at '0'", ""),
         ("name=007", "--set name, line 1: 007 may be text", "quote it: '007'"),
         ("name=7", "name should be text, and is the number 7", "'7'"),
-        ("seed=many", "seed should be a whole number", ""),
+        ("max_samples=many", "max_samples should be a whole number", ""),
         ("where=a: b", "where should be text, and is a mapping", "quote"),
         ("where=[", "--set where, line 1 isn't YAML", "quote"),
     ],
@@ -288,6 +288,6 @@ def test_a_line_of_one_is_set_too(tmp_path: Path) -> None:
 
 def test_name_and_reasons_from_outside(tmp_path: Path) -> None:
     file = write(tmp_path, "inputs: v\nallow: {stale: old, same-content: phantom}")
-    recipe = read(file, name="t", allow={"stale": "new"}, settings=["seed=1"])
-    assert recipe == Recipe("t", (Input("v", Ref("v")),), allow={"stale": "new", "same-content": "phantom"}, seed=1)
+    recipe = read(file, name="t", allow={"stale": "new"}, settings=["max_samples=1"])
+    assert recipe == Recipe("t", (Input("v", Ref("v")),), allow={"stale": "new", "same-content": "phantom"}, max_samples=1)
     assert read(write(tmp_path, "inputs: v\nname: s"), name="t").name == "t"

@@ -33,7 +33,7 @@ WHOLE: dict[str, Any] = {
     ],
     "missing": "median", "fuser": "kronecker(8)", "steps": ["standardize", "pca(0.95)"], "as_of": "acquired_at",
     "max_samples": 16, "order_by": "acquired_at", "near_duplicates": 0.999, "allow": {"stale": "frozen for the paper"},
-    "seed": 7, "output": {"file": "grade.csv", "wide": True},
+    "max_samples": 7, "output": {"file": "grade.csv", "wide": True},
 }  # fmt: skip
 
 
@@ -124,9 +124,9 @@ def test_what_the_schema_refuses_is_refused(plain: dict[str, Any]) -> None:
         ({"steps": {"pca": 32}}, "steps should be text or a list, and is a mapping", "begin each with '- '"),
         ({"steps": ["l2", {"pca": 32}]}, r"steps\[1\] should be text, and is a mapping", "quote"),
         ({"tables": [{"name": "labs", "numeric": [7]}]}, r"tables\[0\].numeric\[0\] should be text", "'7'"),
-        ({"seed": "7"}, "seed should be a whole number, and is the text '7'", ""),
-        ({"seed": True}, "seed should be a whole number, and is true", ""),
-        ({"seed": 1.5}, "seed should be a whole number, and is the number 1.5", ""),
+        ({"max_samples": "7"}, "max_samples should be a whole number, and is the text '7'", ""),
+        ({"max_samples": True}, "max_samples should be a whole number, and is true", ""),
+        ({"max_samples": 1.5}, "max_samples should be a whole number, and is the number 1.5", ""),
         ({"near_duplicates": float("inf")}, "near_duplicates should be a number", ""),
         ({"output": {"wide": "yes"}}, "output.wide should be true or false, and is the text 'yes'", ""),
         ({"entity": "pateint"}, "entity 'pateint' isn't one of patient, visit, sample. Did you mean 'patient'", ""),

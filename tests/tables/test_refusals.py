@@ -77,7 +77,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[FeatstoreError], str, str]] = {
         r"clinical\.age",
     ),
     "no column asked for": (CLINICAL, UsageError, r"No column of the table 'clinical'", r"--numeric"),
-    "column without a table": ({"inputs": [A], "numeric": ["age"]}, UsageError, r"--numeric needs a --table that has 'age'", ""),
+    "column without a table": ({"inputs": [A], "numeric": ["age"]}, UsageError, r"need a --table", ""),
     "text as a number": (
         CLINICAL | {"numeric": ["sex"]}, UsageError, r"holds string, not numbers", r"--categorical sex",
     ),
