@@ -57,7 +57,7 @@ def test_readme_names_what_python_has() -> None:
         assert hasattr(featstore.Store, verb), verb
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/encoders.md", "docs/data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/encoders.md", "docs/data.md", "docs/tables.md"])
 def test_commands_and_flags_exist(page: str) -> None:
     import click
 

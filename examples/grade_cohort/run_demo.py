@@ -45,8 +45,10 @@ TABLES = {
         *("--table", "clinical", "--numeric", "age", "--categorical", "sex"),
     ),
 }
-AUCS = """select "table", split, round(value, 2) auc, round(low, 2) low, round(high, 2) high
-from metrics where metric = 'auc' and split <> 'train' order by split desc, "table\""""
+AUCS = (
+    "select metrics.table, split, round(value, 2) auc, round(low, 2) low, round(high, 2) high from metrics "
+    "where metric = 'auc' and split <> 'train' order by split desc, metrics.table"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run("featstore", "sql", AUCS)
     console.print(
         "Fitted on train patients only; the same patients in every table.\n"
-        "In brackets, low and high: 95 % intervals, from 2,000 bootstrap samples of the patients.\n"
+        "In brackets, and low to high: 95 % intervals, of 2,000 bootstrap samples.\n"
         "Real: the tissue in the images, and the network's weights.\n"
         "Simulated: patients, grades, sites, clinical columns. So these numbers show\n"
         "that the path works, and say nothing about a disease.",

@@ -65,7 +65,7 @@ class Config:
             key, mark, value = change.partition("=")
             if not mark:
                 raise SystemExit(f"--set {change} isn't KEY=VALUE.")
-            _put(plain, key.split("."), _parse(value, f"--set {key}"), key)
+            _put(plain, key.split("."), value, key)
         found = _checked(cls, plain, str(file))
         if not isinstance(found["encoders"], dict) or not found["encoders"]:
             raise SystemExit(f"{file}: encoders should have an encoder a modality.")
@@ -88,13 +88,14 @@ def _parse(text: str, where: str) -> Any:
         raise SystemExit(f"{where} isn't YAML: {error}") from None
 
 
-def _put(plain: Any, path: Sequence[str], value: Any, key: str) -> None:
+def _put(plain: Any, path: Sequence[str], value: str, key: str) -> None:
+    """Where a text is, the value is one as it stands; in place of a list or a mapping it is YAML."""
     for name in path[:-1]:
         plain = plain.get(name) if isinstance(plain, dict) else None
     if not isinstance(plain, dict) or path[-1] not in plain:
         known = ", ".join(plain) if isinstance(plain, dict) else "none"
         raise SystemExit(f"--set {key}: there is no such key. Here are: {known}.")
-    plain[path[-1]] = value
+    plain[path[-1]] = value if isinstance(plain[path[-1]], str) else _parse(value, f"--set {key}")
 
 
 def _checked(cls: type, plain: Any, where: str) -> dict[str, Any]:

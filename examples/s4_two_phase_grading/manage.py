@@ -83,6 +83,8 @@ def make_vectors(config: Config) -> tuple[dict[str, str], int]:
     Of one name there may be several versions, of other encoders: which one these settings mean is what ``extract``
     says. Where all is there, it takes a second.
     """
+    if not config.store.is_dir():
+        raise SystemExit(f"There is no {display(config.store)}: run preprocess first, or name its folder, --set work=…")
     found, failed = {}, 0
     for modality, encoder in config.encoders.items():
         weights = {"pretrained": ["--pretrained"], "random": ["--no-pretrained"]}

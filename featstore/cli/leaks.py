@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 import click
 
 from featstore.cli.options import json_option, with_store
-from featstore.cli.output import SCREEN_ROWS, note, plural, print_json, print_table
+from featstore.cli.output import note, plural, print_json, print_table
 
 if TYPE_CHECKING:
     from featstore.store import Store
+
+#: Pairs of each kind that are shown on the screen; --json gives up to 1,000.
+SHOWN = 20
 
 
 @click.command()
 @with_store
 @click.argument("name", metavar="TABLE|FEATURES")
-@click.option("--threshold", type=float, default=0.999, show_default=True, help="Cosine of nearly equal vectors.")
+@click.option(
+    "--threshold", type=float, default=0.999, show_default=True, help="Cosine of nearly equal vectors, less their mean."
+)
 @click.option("--scheme", metavar="NAME[@vK]", help="Whose splits (a table's own; of features: default).")
 @click.option("--all", "everyone", is_flag=True, help="Compare patients of the same split, too.")
 @json_option
@@ -31,9 +36,10 @@ def leaks(store: Store, name: str, threshold: float, scheme: str | None, everyon
         print_json(asdict(report))
         return int(bool(report.leaks))
     for leak in report.leaks:
-        columns = list(dict.fromkeys(column for row in leak.rows for column in row))
-        cells = [[row.get(column) for column in columns] for row in leak.rows[:SCREEN_ROWS]]
-        print_table([c.replace("_", " ") for c in columns], cells, title=f"{leak.kind}: {leak.message}")
+        columns = list(dict.fromkeys(column for row in leak.rows for column in row if row[column] is not None))
+        cells = [[row.get(column) for column in columns] for row in leak.rows[:SHOWN]]
+        click.secho(f"{leak.kind}: {leak.message}", bold=True)
+        print_table([c.replace("_", " ") for c in columns], cells)
         if leak.found > len(cells):
             note(f"… {leak.found - len(cells):,} more; --json gives {len(leak.rows):,}.")
         note(f"  next: {leak.hint}")

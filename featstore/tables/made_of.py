@@ -27,15 +27,20 @@ def kept_rows(path: Path) -> pa.Table:
     Raises:
         CorruptError: they aren't there, or can't be read.
     """
-    return _read(path / "rows.parquet")
+    return read(path / "rows.parquet")
 
 
 def kept_pointers(path: Path) -> pa.Table:
     """``position, alias, segment, row, sample_key``: which stored vectors are in which row."""
-    return _read(path / "pointers.parquet")
+    return read(path / "pointers.parquet")
 
 
-def _read(path: Path) -> pa.Table:
+def read(path: Path) -> pa.Table:
+    """The rows of a Parquet file.
+
+    Raises:
+        CorruptError: it isn't there, or can't be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

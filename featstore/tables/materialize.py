@@ -136,6 +136,11 @@ def align(catalog: Catalog, recipe: Recipe, *, without: pa.Table | None = None) 
         tables = {t.name: tabular.fetch(connection, t.name, t.time) for t in recipe.tables}
         labels = _labels(connection, recipe)
         sets = [_vector_input(connection, recipe, item) for item in recipe.inputs]
+        if recipe.entity == "sample" and all(s.per != "sample" for s in sets):
+            raise UsageError(
+                "A table of samples has the samples of an input for rows, and every input here is pooled.",
+                hint=f"leave the aggregation out of one: --input {sets[0].alias}={sets[0].feature_set}/MODALITY",
+            )
         wanted = Wanted(
             recipe.entity, sets, [DatedTable(t.name, t.time, t.within_s) for t in recipe.tables], labels,
             scheme=(scheme.id, scheme.name) if scheme else None, join=recipe.join,

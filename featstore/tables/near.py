@@ -146,12 +146,13 @@ def near_leaks(inputs: Mapping[str, Read], rows: pa.Table, threshold: float, *, 
     Args:
         inputs: alias → reads its vectors.
         rows, everyone: as of :meth:`ExactDuplicates.leaks`.
-        threshold: the cosine from which two vectors are nearly the same.
+        threshold: the cosine from which two vectors are nearly the same. It is taken of what sets them apart, the mean
+            of all rows being subtracted: features of networks are mostly positive, and all of them alike without it.
     """
     whose = _Whose(rows, everyone)
     found = []
     for alias, read in inputs.items():
-        pairs = near_pairs(read, whose.apart, threshold)
+        pairs = near_pairs(_centred(read, rows.num_rows), whose.apart, threshold)
         if pairs.found:
             message = (
                 f"Patients{whose.across} have nearly the same vector of {alias!r} (cosine {threshold:g} or more), "
@@ -162,6 +163,21 @@ def near_leaks(inputs: Mapping[str, Read], rows: pa.Table, threshold: float, *, 
             hint = "if they are one person, give them one patient_id and split anew; or raise the threshold"
             found.append(Leak("near-duplicates", message, told, pairs.found, hint))
     return found
+
+
+def _centred(read: Read, rows: int) -> Read:
+    """The same rows, the mean of those that have a vector subtracted; of two that would leave one direction alone."""
+    width = read(0, 1).shape[1] if rows else 0
+    size = max(64, _PASSING_BYTES // (8 * max(width, 1)))
+    total, count = np.zeros(width), 0
+    for start in range(0, rows, size):
+        block = np.asarray(read(start, min(start + size, rows)), np.float64)
+        block = block[np.isfinite(block).all(axis=1)]
+        total, count = total + block.sum(axis=0), count + len(block)
+    if count < 3 or not np.isfinite(total).all():
+        return read
+    mean = total / count
+    return lambda start, stop: np.asarray(read(start, stop), np.float64) - mean
 
 
 def near_pairs(read: Read, apart: _Codes, threshold: float, *, most: int = MOST) -> Pairs:

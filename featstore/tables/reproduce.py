@@ -18,7 +18,7 @@ from featstore.runs import RunFolder, versions
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.data import DATA
 from featstore.tables.fuse import Fusion, Steps
-from featstore.tables.made_of import PLACES, kept_pointers, kept_rows
+from featstore.tables.made_of import PLACES, kept_pointers, kept_rows, read
 from featstore.tables.materialize import poolers
 from featstore.tables.recipe import Recipe
 from featstore.tables.recipe_plain import from_json
@@ -115,7 +115,12 @@ def _tabular(store: Path, recipe: Recipe, kept: pa.Table, runs: dict[str, str], 
     form = pq.read_schema(data)
     parts = {}
     for spec in recipe.tables:
-        rows = RunFolder.of(store, runs[spec.name]).load_rows(spec.name).select(list(spec.columns))
+        folder = RunFolder.of(store, runs[spec.name]).path
+        # A table keeps the spelling of its name; rows that replaced it may have come under another one.
+        named = [file for file in folder.glob("*.parquet") if file.stem.lower() == spec.name.lower()]
+        rows = read(named[0] if named else folder / f"{spec.name}.parquet")
+        order = ["patient_id"] if spec.time is None else ["patient_id", spec.time]
+        rows = rows.sort_by([(key, "ascending") for key in order]).select(list(spec.columns))
         for place, name in enumerate(spec.columns):  # as DuckDB gave them
             rows = rows.set_column(place, name, rows.column(name).cast(form.field(name).type))
         parts[spec.name] = TabularPart.align(spec, rows, kept.column(f"{PLACES}{spec.name}"))

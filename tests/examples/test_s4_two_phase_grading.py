@@ -379,18 +379,28 @@ def test_a_slice_that_is_damaged_is_named_and_the_rest_is_done(
 def test_the_config_is_read_as_words(example: dict[str, ModuleType], tmp_path: Path) -> None:
     Config = example["config"].Config
     file = EXAMPLE / "config.yaml"
-    found = Config.read(file, ["home=NO", "C=[0.1, 1]", "encoders.P.backbone=timm:resnet50", "seed=007"])
+    changes = [
+        "home=NO",
+        "C=[0.1, 1]",
+        "encoders.P.backbone=timm:resnet50",
+        "seed=007",
+        "patient_id={site}-{patient_id}",
+    ]
+    found = Config.read(file, changes)
     assert (found.home, found.C, found.seed) == ("NO", ["0.1", "1"], "007")
+    assert found.patient_id == "{site}-{patient_id}"
     assert found.encoders["P"].backbone == "timm:resnet50"
     assert found.encoders["A"].backbone == "timm:tf_efficientnet_lite0"
     two = tmp_path / "two.yaml"
     two.write_text(file.read_text().replace("seed: 42", "sead: 42"))
-    for path, changes, message in (
+    listed = tmp_path / "listed.yaml"
+    listed.write_text(file.read_text().replace("home: JM", "home: [JM]"))
+    for path, words, message in (
         (file, ["sede=1"], "there is no such key"),
         (file, ["encoders.B.backbone=x"], "there is no such key"),
         (file, ["seed"], "isn't KEY=VALUE"),
         (file, ["C=1"], r"C should be a list, .* and is '1'"),
-        (file, ["home=[JM]"], "home should be text"),
+        (listed, [], "home should be text"),
         (file, ["encoders.A=timm:resnet18"], "encoders.A should be a mapping"),
         (file, ["encoders={}"], "an encoder a modality"),
         (file, ["folds=some"], "folds should be a whole number"),
@@ -399,7 +409,7 @@ def test_the_config_is_read_as_words(example: dict[str, ModuleType], tmp_path: P
         (tmp_path / "none.yaml", [], "There is no file"),
     ):
         with pytest.raises(SystemExit, match=message):
-            Config.read(path, changes)
+            Config.read(path, words)
 
 
 def commands(text: str) -> set[tuple[str, ...]]:

@@ -68,7 +68,8 @@ def test_samples_of_a_feature_set_are_compared_with_all(cohort: Any) -> None:
     x, _, keys = cohort.store.features("v").arrays()
     rows = cohort.store.sql("SELECT sample_key, patient_id, split FROM samples").to_pandas().set_index("sample_key")
     rows = rows.loc[keys]
-    units = x / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    apart = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    units = apart / np.linalg.norm(apart, axis=1, keepdims=True)
     expected = {
         frozenset((keys[a], keys[b])): float(units[a] @ units[b])
         for a, b in itertools.combinations(range(len(keys)), 2)

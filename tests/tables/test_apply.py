@@ -1,0 +1,280 @@
+"""Applying: new patients get what the saved estimators give, and nobody else is among them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from featstore import ConflictError, LeakageError, NotFoundError, UsageError
+from featstore.tables.recipe_plain import from_json
+
+from .expected import AGGREGATES, fused
+
+NEW = ["new 1", "08", "=new", "é", "zz", "new 2"]
+
+
+@pytest.fixture(scope="module")
+def cohort(make_cohort: Callable[..., Any]) -> Any:
+    """24 patients, of whom tables are made; then six more, without labels or splits, some without a modality."""
+    made = make_cohort(70, count=24, missing=0.25, slices=3)
+    rows: dict[str, dict[str, object]] = {
+        p: {"age": None if n % 7 == 1 else 20 + n * 1.5, "stage": ("I", "II", "é")[n % 3]}
+        for n, p in enumerate(made.patients)
+    }
+    made.clinical(rows)
+    made.store.split(scheme="cv", k_folds=2, seed=4)
+    made.old = made.patients
+    for name, recipe in RECIPES.items():
+        made.store.materialize(from_json(recipe | {"name": name}))
+    rng = np.random.default_rng(71)
+    for number, patient in enumerate(NEW):
+        for modality in ("AP", "A", "P")[number % 3]:
+            for index in range(1 + number % 3):
+                made.vectors[patient, modality, index] = rng.normal(1, 2, 5).astype(np.float32)
+        if number != 4:
+            rows[patient] = {"age": None if number == 1 else 50 + number, "stage": ("II", "never seen", "I")[number % 3]}
+    made.write()
+    made.ingest()
+    made.extract()
+    made.clinical(rows, replace=True)
+    made.rows = rows
+    return made
+
+
+def inputs(**p: Any) -> list[dict[str, Any]]:
+    return [
+        {"alias": "a", "features": "v", "modality": "A", "aggregation": "mean", "steps": ["robust"]},
+        {"alias": "p", "features": "v", "modality": "P", "aggregation": "max"} | p,
+    ]
+
+
+CLINICAL = {"name": "clinical", "numeric": ["age"], "categorical": ["stage"], "steps": ["minmax"]}
+#: That "late" gives train rows scores of other models than new ones is tested with it.
+RECIPES: dict[str, dict[str, Any]] = {
+    "all": {
+        "inputs": inputs(steps=["pca(3)"]), "tables": [CLINICAL], "scheme": "default", "join": "outer",
+        "missing": "median", "steps": ["standardize", "pca(4)"],
+    },
+    "knn": {
+        "inputs": inputs(steps=["minmax", "l2"]), "tables": [CLINICAL | {"encode": "ordinal"}], "scheme": "default",
+        "min_modalities": 1, "missing": "knn(3)", "fuser": "kronecker", "steps": ["minmax"],
+    },
+    "left": {"inputs": inputs(), "scheme": "default", "join": "left", "fuser": "mean"},
+    "inner": {"inputs": inputs(), "tables": [CLINICAL], "scheme": "default", "steps": ["select(5)"], "missing": "zero"},
+    "pca": {"inputs": inputs(), "scheme": "default", "join": "outer", "missing": "mean", "fuser": "pca(3)"},
+    "late": {"inputs": inputs(), "scheme": "default", "join": "outer", "fuser": "late", "steps": ["minmax"]},
+    "plain": {"inputs": [item | {"steps": []} for item in inputs()], "join": "outer"},
+    "folds": {"inputs": inputs(), "scheme": "cv", "join": "outer", "missing": "mean", "steps": ["standardize"]},
+}  # fmt: skip
+
+
+def rows_of(cohort: Any, recipe: dict[str, Any], patients: list[str]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Who can be put through a recipe, and their parts, pooled and as the clinical table has them."""
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for item in recipe["inputs"]:
+        values[item["alias"]] = {}
+        for patient in patients:
+            keys = sorted((k for k in cohort.vectors if k[:2] == (patient, item["modality"])), key=cohort.key)
+            if keys:
+                stack = np.stack([cohort.vectors[k] for k in keys]).astype(np.float64)
+                values[item["alias"]][patient] = AGGREGATES[item["aggregation"]](stack)
+    has = [set(v) for v in values.values()]
+    kept = set.union(*has) if recipe.get("join") == "outer" or "min_modalities" in recipe else has[0]
+    if recipe.get("join", "inner") == "inner" and "min_modalities" not in recipe:
+        kept = set.intersection(*has, *([set(cohort.rows)] if "tables" in recipe else []))
+    order = sorted(kept)
+    parts = {a: np.stack([v.get(p, np.full(5, np.nan)) for p in order]) for a, v in values.items()}
+    return order, parts
+
+
+def through(recipe: dict[str, Any], fitted: dict[str, Any], parts: dict[str, np.ndarray], raw: pd.DataFrame) -> Any:
+    """Parts through the saved estimators, by scikit-learn alone."""
+    parts = dict(parts)
+    for table in recipe.get("tables", []):
+        text = np.array([None if pd.isna(v) else v for v in raw.stage], object)[:, None]
+        has = np.array([v is not None for v in text[:, 0]])
+        encoder = fitted["encode"]["clinical"]["stage"]
+        encoded = np.full((len(raw), encoder.transform([["I"]]).shape[1]), np.nan)
+        if has.any():
+            encoded[has] = encoder.transform(text[has])
+        parts[table["name"]] = np.concatenate([raw[["age"]].to_numpy(np.float64), encoded], axis=1)
+    for alias, steps in fitted.get("inputs", {}).items():
+        for step in steps.values():
+            has = ~np.isnan(parts[alias]).all(axis=1)
+            width = step.transform(np.zeros((1, parts[alias].shape[1]))).shape[1]
+            out = np.full((len(has), width), np.nan)
+            if has.any():
+                out[has] = step.transform(parts[alias][has])
+            parts[alias] = out
+    if "missing" in fitted:
+        filled = fitted["missing"].transform(np.concatenate(list(parts.values()), axis=1))
+        ends = np.cumsum([part.shape[1] for part in parts.values()])[:-1]
+        parts = dict(zip(parts, np.split(filled, ends, axis=1), strict=True))
+    fuser = recipe.get("fuser", "concat")
+    if fuser == "late":  # new patients: by the models of all train rows
+        x = np.full((len(raw), len(parts)), np.nan)
+        for column, (alias, part) in enumerate(parts.items()):
+            has = ~np.isnan(part).any(axis=1)
+            x[has, column] = fitted["fuser"]["models"][alias]["all"].predict_proba(part[has])[:, 1]
+    elif fuser.startswith("pca"):
+        x = fitted["fuser"]["pca"].transform(np.concatenate(list(parts.values()), axis=1))
+    else:
+        x = fused(fuser, parts, np.zeros(0), {})
+    for step in fitted.get("steps", {}).values():
+        x = step.transform(x)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "everyone"), [*((name, False) for name in RECIPES), *((name, True) for name in RECIPES if name != "late")]
+)
+def test_new_patients_get_what_the_saved_estimators_give(cohort: Any, name: str, everyone: bool) -> None:
+    recipe, table = RECIPES[name], cohort.store.table(name)
+    fold = 1 if name == "folds" else None
+    in_table = set(table.to_arrow(fold=fold).column("patient_id").to_pylist())
+    out = cohort.root.parent / f"{name}.parquet"
+    result = table.apply(out, fold=fold, everyone=everyone)
+    frame = pq.read_table(out).to_pandas()
+    patients = cohort.patients if everyone else [p for p in cohort.patients if p not in in_table]
+    order, parts = rows_of(cohort, recipe, patients)
+    assert set(NEW) & set(order)
+    assert everyone or not in_table & set(order)
+    assert frame.patient_id.tolist() == order
+    assert frame.split.isna().all()
+    assert frame.label.isna().all()
+    raw = pd.DataFrame([cohort.rows.get(p, {"age": None, "stage": None}) for p in order])
+    np.testing.assert_allclose(
+        np.stack(frame.fused), through(recipe, table.fitted(fold=fold), parts, raw), rtol=1e-6, atol=2e-6
+    )
+    for alias, part in parts.items():
+        np.testing.assert_allclose(np.stack(frame[alias]), part, rtol=1e-6, atol=1e-6)
+        if name != "inner":
+            assert frame[f"has_{alias}"].tolist() == (~np.isnan(part).all(axis=1)).tolist()
+    assert (result.rows, result.width) == (len(frame), np.stack(frame.fused).shape[1])
+    assert result.report["rows"] == len(frame)
+
+
+@pytest.mark.parametrize("name", ["all", "knn", "pca"])
+def test_the_tables_own_rows_come_out_as_they_are_in_it(cohort: Any, tmp_path: Path, name: str) -> None:
+    table = cohort.store.table(name)
+    table.apply(tmp_path / "x.parquet", everyone=True)
+    again = pq.read_table(tmp_path / "x.parquet").to_pandas().set_index("patient_id")
+    before = table.to_pandas().set_index("patient_id")
+    np.testing.assert_array_equal(np.stack(again.loc[before.index].fused), np.stack(before.fused))
+
+
+def test_a_where_of_its_own(cohort: Any, tmp_path: Path) -> None:
+    table = cohort.store.table("all")
+    table.apply(tmp_path / "x.csv", where="patient_id LIKE 'new%'", wide=True)
+    with open(tmp_path / "x.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["patient_id"] for row in rows] == ["new 1", "new 2"]
+    assert "fused_3" in rows[0]
+    with pytest.raises(NotFoundError, match=r"No patient is left.*in the table already"):
+        table.apply(tmp_path / "y.csv", where="patient_id = '007'")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.csv"]
+
+
+def test_applying_changes_nothing_in_the_store(cohort: Any, tmp_path: Path) -> None:
+    def state() -> Any:
+        files = {p: p.stat().st_mtime_ns for p in sorted(cohort.store.path.rglob("*")) if p.is_file()}
+        return {p: t for p, t in files.items() if "catalog" not in p.name}
+
+    before, tables = state(), cohort.store.ls("tables").to_pylist()
+    cohort.store.table("all").apply(tmp_path / "x.parquet")
+    assert (state(), cohort.store.ls("tables").to_pylist()) == (before, tables)
+
+
+def test_folds_need_one_and_others_take_none(cohort: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"2 folds.*which"):
+        cohort.store.table("folds").apply(tmp_path / "x.parquet")
+    with pytest.raises(UsageError, match="no folds"):
+        cohort.store.table("all").apply(tmp_path / "x.parquet", fold=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def altered(cohort: Any) -> Iterator[Callable[[str, Callable[[pa.Table], pa.Table]], None]]:
+    """A function that changes the data of a table behind featstore's back; it is put back afterwards."""
+    kept: dict[Path, bytes] = {}
+
+    def change(name: str, how: Callable[[pa.Table], pa.Table], fold: str = "") -> None:
+        path = cohort.store.table(name).path / fold / "data.parquet"
+        kept[path] = path.read_bytes()
+        pq.write_table(how(pq.ParquetFile(path).read()), path)
+
+    yield change
+    for path, data in kept.items():
+        path.write_bytes(data)
+
+
+def renamed(old: str, new: str) -> Callable[[pa.Table], pa.Table]:
+    def how(rows: pa.Table) -> pa.Table:
+        splits = rows.column("split").to_pylist()
+        splits[splits.index(old)] = new
+        return rows.set_column(rows.column_names.index("split"), "split", pa.array(splits, pa.string()))
+
+    return how
+
+
+@pytest.mark.parametrize("change", ["test is train", "train is test", "a train row is gone", "a train row is twice"])
+def test_other_train_rows_than_were_learned_from_are_refused(
+    cohort: Any, altered: Any, tmp_path: Path, change: str
+) -> None:
+    def gone(rows: pa.Table) -> pa.Table:
+        return rows.filter(pc.not_equal(rows.column("patient_id"), train))
+
+    train = cohort.store.table("all").to_arrow(split="train").column("patient_id")[0].as_py()
+    how = {
+        "test is train": renamed("test", "train"), "train is test": renamed("train", "test"), "a train row is gone": gone,
+        "a train row is twice": lambda rows: pa.concat_tables(
+            [rows, rows.filter(pc.equal(rows.column("patient_id"), train))]
+        ),
+    }[change]  # fmt: skip
+    altered("all", how)
+    with pytest.raises(LeakageError, match=r"fitted on other rows than those that say 'train'") as caught:
+        cohort.store.table("all").apply(tmp_path / "x.parquet")
+    assert "featstore reproduce all@v1" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fold_with_other_train_rows_is_refused(cohort: Any, altered: Any, tmp_path: Path) -> None:
+    altered("folds", renamed("val", "train"), fold="fold1")
+    with pytest.raises(LeakageError, match=r"in fold1: its data were changed"):
+        cohort.store.table("folds").apply(tmp_path / "x.parquet", fold=0)
+
+
+def test_a_fuser_with_something_learned_gets_it_back(make_cohort: Callable[..., Any], tmp_path: Path) -> None:
+    cohort = make_cohort(72, count=12, slices=1)
+    cohort.store.materialize(name="t", inputs=["a=v/A"], scheme="default", fuser="twice")
+    cohort.vectors["new", "A", 0] = np.full(5, 7, np.float32)
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    table = cohort.store.table("t")
+    table.apply(tmp_path / "x.parquet")
+    (row,) = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    np.testing.assert_allclose(row["fused"], 2 * (7 - table.fitted()["fuser"]["mean"]), rtol=1e-6)
+    cohort.extract(dtype="float16")
+    table.apply(tmp_path / "y.parquet")  # still by the version that the table has
+    assert pq.read_table(tmp_path / "y.parquet").equals(pq.read_table(tmp_path / "x.parquet"))
+
+
+def test_a_table_that_lost_its_column_is_said(make_cohort: Callable[..., Any], tmp_path: Path) -> None:
+    cohort = make_cohort(73, count=12, slices=1)
+    cohort.clinical({p: {"age": 20 + n} for n, p in enumerate(cohort.patients)})
+    cohort.store.materialize(
+        name="t", inputs=["a=v/A"], tables=["clinical"], numeric=["age"], scheme="default", join="left", standardize=True
+    )
+    cohort.clinical({p: {"years": 20 + n} for n, p in enumerate(cohort.patients)}, replace=True)
+    with pytest.raises((NotFoundError, ConflictError), match=r"no column 'age'"):
+        cohort.store.table("t").apply(tmp_path / "x.parquet", everyone=True)
