@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import arrow, first, registered
 from featstore.catalog.order import natural
-from featstore.errors import ConflictError, NotFoundError, did_you_mean
+from featstore.errors import ConflictError, CorruptError, NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
     import duckdb
@@ -61,6 +61,7 @@ def gather(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput, cho
 
     Raises:
         NotFoundError: it has no vectors. ConflictError: it would mix modalities, or its order isn't known.
+        CorruptError: a sample has two current vectors.
     """
     modality = _modality(connection, item, chosen)
     attribute = "NULL" if item.order_by in {None, "acquired_at"} else "s.attributes[$order_by]"
@@ -84,13 +85,18 @@ def gather(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput, cho
     else:
         with registered(connection, chosen=chosen):
             connection.execute(query, parameters)
-    samples, patients, failed, pending, unordered = first(
+    samples, patients, failed, pending, unordered, twice = first(
         connection.execute(
             "SELECT count(*) FILTER (segment IS NOT NULL), count(DISTINCT patient) FILTER (segment IS NOT NULL), "
             "count(*) FILTER (segment IS NULL AND failed), count(*) FILTER (segment IS NULL AND NOT failed), "
-            f"count(*) FILTER (segment IS NOT NULL AND {_unordered(item)}) FROM samples_{n} WHERE chosen"
+            f"count(*) FILTER (segment IS NOT NULL AND {_unordered(item)}), count(*) - count(DISTINCT sample) "
+            f"FROM samples_{n} WHERE chosen"
         )
-    ) or (0, 0, 0, 0, 0)
+    ) or (0, 0, 0, 0, 0, 0)
+    if twice:  # it would weigh more than others in a mean
+        raise CorruptError(
+            f"The catalog has {twice} vector(s) of {item.feature_set} more than once.", hint="restore it from a backup"
+        )
     if not samples:
         raise NotFoundError(
             f"The input {item.alias!r} is empty: {item.feature_set} has no vectors of modality {modality!r} that meet "
@@ -165,11 +171,13 @@ def use(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> int
     Raises:
         ConflictError: a row would have several vectors, and nothing says how they become one.
     """
+    source = f"aligned c JOIN samples_{n} i ON {ON[item.per]} WHERE i.chosen AND i.segment IS NOT NULL"
+    # Of one vector a row there is no order; to find one costs more than the rest.
+    place = f"row_number() OVER (PARTITION BY c.position ORDER BY {item.order}) - 1" if item.aggregated else "0"
+    total = "count(*) OVER (PARTITION BY c.position)" if item.aggregated else "1"
     connection.execute(
         f'CREATE TEMP TABLE used_{n} AS SELECT c.position, i.sample, i.sample_key, i.segment, i."row", '
-        f"row_number() OVER (PARTITION BY c.position ORDER BY {item.order}) - 1 AS place, "
-        "count(*) OVER (PARTITION BY c.position) AS total "
-        f"FROM aligned c JOIN samples_{n} i ON {ON[item.per]} WHERE i.chosen AND i.segment IS NOT NULL"
+        f"{place} AS place, {total} AS total FROM {source}"
     )
     if not item.aggregated:
         samples, rows = first(connection.execute(f"SELECT count(*), count(DISTINCT position) FROM used_{n}")) or (0, 0)
@@ -179,7 +187,7 @@ def use(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> int
                 f"The input {item.alias!r} has several rows of a {item.per}: {samples} of {rows} {item.per}s.",
                 hint=f"say how they become one: --input {item.alias}={item.feature_set}{modality}:mean",
             )
-    if item.max_samples is None:
+    if item.max_samples is None or not item.aggregated:
         return 0
     # Of n samples, those at (j + 1/2) n / most, rounded down, for j below most: spread evenly, the middle one of all.
     before, after = (

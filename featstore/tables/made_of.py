@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from featstore.tables.rows import Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from featstore.tables.training import TrainingTable
 
@@ -41,11 +44,28 @@ def read(path: Path) -> pa.Table:
     Raises:
         CorruptError: it isn't there, or can't be read.
     """
+    with _readable(path) as file:
+        return file.read()
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The columns of a Parquet file.
+
+    Raises:
+        CorruptError: it isn't there, or can't be read.
+    """
+    with _readable(path) as file:
+        return file.schema_arrow
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path).read()
+        with pq.ParquetFile(path) as file:
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise CorruptError(
             f"{path} can't be read: {str(error).splitlines()[0]}",

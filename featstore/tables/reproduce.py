@@ -18,7 +18,7 @@ from featstore.runs import RunFolder, versions
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.data import DATA
 from featstore.tables.fuse import Fusion, Steps
-from featstore.tables.made_of import PLACES, kept_pointers, kept_rows, read
+from featstore.tables.made_of import PLACES, kept_pointers, kept_rows, read, read_schema
 from featstore.tables.materialize import poolers
 from featstore.tables.recipe import Recipe
 from featstore.tables.recipe_plain import from_json
@@ -110,9 +110,7 @@ def _pooled(
 
 def _tabular(store: Path, recipe: Recipe, kept: pa.Table, runs: dict[str, str], data: Path) -> dict[str, TabularPart]:
     """The tabular inputs from the rows that their runs took in, whatever the tables hold by now."""
-    import pyarrow.parquet as pq
-
-    form = pq.read_schema(data)
+    form = read_schema(data)
     parts = {}
     for spec in recipe.tables:
         folder = RunFolder.of(store, runs[spec.name]).path

@@ -169,8 +169,8 @@ def make_cohort(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Cohor
 def visited(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """26 patients with up to three visits each, each visit with up to two modalities and ragged slices.
 
-    Odd ids of patients and of visits; the same visit id at several patients; slices 2 and 10; a few samples of no visit;
-    times in no order, and some without one; a patient in no split, and one without a label.
+    Odd ids of patients and of visits; the same visit id at several patients; slices 2 and 10; a few samples of no
+    visit; times in no order, and some without one; a patient in no split, and one without a label.
     """
     folder, rng = tmp_path_factory.mktemp("visited"), np.random.default_rng(77)
     featstore.init(folder / "store")

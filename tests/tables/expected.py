@@ -138,7 +138,7 @@ def _groups(samples: pd.DataFrame, item: Mapping[str, Any]) -> dict[Any, pd.Data
     mine = mine.sort_values([*by, "natural"], kind="stable")
     keys = KEYS[item["per"]]
     mine = mine.dropna(subset=keys)
-    return {key: rows for key, rows in mine.groupby(keys[0] if len(keys) == 1 else keys)}
+    return dict(list(mine.groupby(keys[0] if len(keys) == 1 else keys)))
 
 
 def _candidates(samples: pd.DataFrame, entity: str, inputs: Mapping[str, Any]) -> pd.DataFrame:

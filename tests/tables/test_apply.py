@@ -41,7 +41,8 @@ def cohort(make_cohort: Callable[..., Any]) -> Any:
             for index in range(1 + number % 3):
                 made.vectors[patient, modality, index] = rng.normal(1, 2, 5).astype(np.float32)
         if number != 4:
-            rows[patient] = {"age": None if number == 1 else 50 + number, "stage": ("II", "never seen", "I")[number % 3]}
+            stage = ("II", "never seen", "I")[number % 3]
+            rows[patient] = {"age": None if number == 1 else 50 + number, "stage": stage}
     made.write()
     made.ingest()
     made.extract()
@@ -234,11 +235,13 @@ def test_other_train_rows_than_were_learned_from_are_refused(
         return rows.filter(pc.not_equal(rows.column("patient_id"), train))
 
     train = cohort.store.table("all").to_arrow(split="train").column("patient_id")[0].as_py()
+
+    def twice(rows: pa.Table) -> pa.Table:
+        return pa.concat_tables([rows, rows.filter(pc.equal(rows.column("patient_id"), train))])
+
     how = {
-        "test is train": renamed("test", "train"), "train is test": renamed("train", "test"), "a train row is gone": gone,
-        "a train row is twice": lambda rows: pa.concat_tables(
-            [rows, rows.filter(pc.equal(rows.column("patient_id"), train))]
-        ),
+        "test is train": renamed("test", "train"), "train is test": renamed("train", "test"),
+        "a train row is gone": gone, "a train row is twice": twice,
     }[change]  # fmt: skip
     altered("all", how)
     with pytest.raises(LeakageError, match=r"fitted on other rows than those that say 'train'") as caught:
@@ -273,8 +276,9 @@ def test_a_table_that_lost_its_column_is_said(make_cohort: Callable[..., Any], t
     cohort = make_cohort(73, count=12, slices=1)
     cohort.clinical({p: {"age": 20 + n} for n, p in enumerate(cohort.patients)})
     cohort.store.materialize(
-        name="t", inputs=["a=v/A"], tables=["clinical"], numeric=["age"], scheme="default", join="left", standardize=True
-    )
+        name="t", inputs=["a=v/A"], tables=["clinical"], numeric=["age"], scheme="default", join="left", pca=2,
+        impute="mean",
+    )  # fmt: skip
     cohort.clinical({p: {"years": 20 + n} for n, p in enumerate(cohort.patients)}, replace=True)
     with pytest.raises((NotFoundError, ConflictError), match=r"no column 'age'"):
         cohort.store.table("t").apply(tmp_path / "x.parquet", everyone=True)

@@ -81,7 +81,7 @@ recipes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=10, derandomize=True, phases=[Phase.generate])  # shrinking would take minutes
+@settings(max_examples=6, derandomize=True, phases=[Phase.generate])  # shrinking would take minutes
 @given(recipe=recipes)
 def test_table_equals_the_one_made_without_featstore(cohort: Any, recipe: dict[str, Any]) -> None:
     """By the flags of old, which are steps too."""
@@ -136,7 +136,8 @@ def full_recipes(draw: st.DrawFn) -> dict[str, Any]:
         inputs.append(item | one_of({}, {"max_samples": 2}, {"order_by": "slice"}))
     recipe: dict[str, Any] = {"name": "t", "scheme": "default", "inputs": inputs, "fuser": fuser}
     recipe |= one_of({}, {"max_samples": 1}, {"max_samples": 3, "order_by": "slice"})
-    recipe |= one_of({"join": "outer"}, {"join": "inner"}, {"join": "left"}, {"min_modalities": 1}, {"min_modalities": 2})
+    joins = [{"join": "outer"}, {"join": "inner"}, {"join": "left"}, {"min_modalities": 1}, {"min_modalities": 2}]
+    recipe |= one_of(*joins)
     if fuser in ("concat", "kronecker"):
         table = {"name": "clinical", "numeric": one_of(["age"], ["age", "marker"])}
         table |= {"categorical": one_of([], ["sex"], ["stage"]), "encode": one_of("onehot", "ordinal")}
@@ -156,7 +157,7 @@ def full_recipes(draw: st.DrawFn) -> dict[str, Any]:
     return recipe | {"steps": steps}
 
 
-@settings(max_examples=40, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=20, derandomize=True, phases=[Phase.generate])
 @given(recipe=full_recipes())
 def test_every_word_of_a_recipe_does_what_scikit_learn_does(cohort: Any, recipe: dict[str, Any]) -> None:
     expected = remade(cohort, recipe, tables=clinical_frame(cohort))

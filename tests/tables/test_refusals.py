@@ -126,8 +126,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[FeatstoreError], str, str]] = {
     "pca of a half": ({"inputs": [A], "scheme": "default", "pca": 2.5}, UsageError, r"not 2.5", ""),
     "pca without end": ({"inputs": [A], "scheme": "default", "pca": float("inf")}, UsageError, r"not inf", ""),
     "pca of no number": ({"inputs": [A], "scheme": "default", "pca": float("nan")}, UsageError, r"not nan", ""),
-    "too many components": ({"inputs": [A], "scheme": "default", "pca": 99}, UsageError, r"can't give 99", r"pca\(2\)"),
-    "nobody is left": ({"inputs": [A], "where": "label = '77'"}, NotFoundError, r"'a' is empty.*the --where", r"samples"),
+    "too many components": (
+        {"inputs": [A], "scheme": "default", "pca": 99}, UsageError, r"can't give 99", r"pca\(2\)",
+    ),
+    "nobody is left": ({"inputs": [A], "where": "label = '77'"}, NotFoundError, r"'a' is empty.*--where", r"samples"),
     "nobody has both": (
         {"inputs": [A, "p=one/P"], "where": "modality = 'A'"}, NotFoundError, r"'p' is empty.*the --where", r"samples",
     ),

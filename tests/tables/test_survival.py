@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from featstore import ConflictError, LeakageError, UsageError
+from featstore import ConflictError, LeakageError, NotFoundError, UsageError
 from featstore.tables.recipe_plain import from_json
 
 from .expected import check, learned, remade
@@ -28,8 +28,8 @@ def outcome(visited: Any) -> dict[str, pd.DataFrame]:
         if n % 10 != 6:
             rows[patient] = {
                 "days": None if n % 11 == 3 else round(30.5 * n + 1, 1), "died": None if n % 9 == 7 else n % 2,
-                "lived": str(n % 2 == 0).lower(), "grade": n % 3, "score": None if n == 4 else n / 3, "word": f"g{n % 2}",
-                "age": 20 + n,
+                "lived": str(n % 2 == 0).lower(), "grade": n % 3, "score": None if n == 4 else n / 3,
+                "word": f"g{n % 2}", "age": 20 + n,
             }  # fmt: skip
     visited.clinical(rows, name="outcome")
     frame = pd.DataFrame([{"patient_id": p} | values for p, values in rows.items()])
@@ -132,7 +132,7 @@ def test_whole_numbers_as_floats_can_be_classes(visited: Any) -> None:
         ({"time": "outcome.word", "event": "outcome.died"}, ConflictError, "not numbers"),
         ({"time": "outcome.days", "event": "outcome.grade"}, ConflictError, "1 for it happened or 0 .* holds 2"),
         ({"time": "outcome.days", "event": "outcome.word"}, ConflictError, "not 1 for it happened"),
-        ({"time": "outcome.day", "event": "outcome.died"}, Exception, "no column 'day'.*'days'"),
+        ({"time": "outcome.day", "event": "outcome.died"}, NotFoundError, "no column 'day'.*'days'"),
         ({"column": "outcome.word", "kind": "number"}, ConflictError, "is no number: 'g0'"),
     ],
 )
