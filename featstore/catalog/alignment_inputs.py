@@ -85,14 +85,13 @@ def gather(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput, cho
     else:
         with registered(connection, chosen=chosen):
             connection.execute(query, parameters)
-    samples, patients, failed, pending, unordered, twice = first(
+    samples, patients, unordered, twice = first(
         connection.execute(
             "SELECT count(*) FILTER (segment IS NOT NULL), count(DISTINCT patient) FILTER (segment IS NOT NULL), "
-            "count(*) FILTER (segment IS NULL AND failed), count(*) FILTER (segment IS NULL AND NOT failed), "
             f"count(*) FILTER (segment IS NOT NULL AND {_unordered(item)}), count(*) - count(DISTINCT sample) "
             f"FROM samples_{n} WHERE chosen"
         )
-    ) or (0, 0, 0, 0, 0, 0)
+    ) or (0, 0, 0, 0)
     if twice:  # it would weigh more than others in a mean
         raise CorruptError(
             f"The catalog has {twice} vector(s) of {item.feature_set} more than once.", hint="restore it from a backup"
@@ -105,10 +104,8 @@ def gather(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput, cho
         )
     if unordered:
         raise _no_order(connection, n, item, unordered)
-    return {
-        "feature_set": str(item.feature_set), "modality": modality, "samples": samples, "patients": patients,
-        "failed_samples": failed, "pending_samples": pending,
-    }  # fmt: skip
+    facts = {"feature_set": str(item.feature_set), "modality": modality}
+    return facts | {"samples": samples, "patients": patients}
 
 
 def patients(inputs: int) -> str:

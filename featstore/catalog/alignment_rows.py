@@ -87,6 +87,16 @@ def judge(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[st
     for n, item in enumerate(wanted.inputs):
         counts = connection.execute(f"SELECT why_{n}, count(*) FROM judged WHERE why_{n} IS NOT NULL GROUP BY ALL")
         report["inputs"][item.alias]["lost"] = dict(sorted(counts.fetchall()))
+        # What nobody in the table could use is no reason to extract: patients of no split, outside the --where.
+        failed, pending = first(
+            connection.execute(
+                "SELECT count(*) FILTER (failed), count(*) FILTER (NOT failed) FROM "
+                f"samples_{n} WHERE chosen AND segment IS NULL AND patient IN "
+                "(SELECT patient FROM judged WHERE stage IS NULL OR stage >= $before)",
+                {"before": len(before)},
+            )
+        ) or (0, 0)
+        report["inputs"][item.alias] |= {"failed_samples": failed, "pending_samples": pending}
     return len(before)
 
 

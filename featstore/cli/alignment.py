@@ -50,8 +50,12 @@ def _print_inputs(inputs: Mapping[str, Mapping[str, Any]]) -> None:
     print_table([*names, "missing here"], rows, title="Inputs")
     reasons = _in_order(reason for facts in inputs.values() for reason, n in facts.get("lost", {}).items() if n)
     if reasons:
-        lost = [[alias, *(facts.get("lost", {}).get(r, 0) for r in reasons)] for alias, facts in inputs.items()]
-        print_table(["input", *reasons], lost, title="Without an input, and why")
+        lost = [
+            [alias, *(facts["lost"].get(reason, 0) for reason in reasons)]
+            for alias, facts in inputs.items()
+            if any(facts.get("lost", {}).values())
+        ]
+        print_table(["without input", *reasons], lost)
     for alias, facts in inputs.items():
         if dropped := facts.get("dropped_samples"):
             note(f"{alias}: {plural(dropped, 'sample')} more than --max-samples-per-patient were not pooled.")

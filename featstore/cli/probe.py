@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from featstore.learn import FoldSummary, Measured, ProbeResult, SplitMeasures
     from featstore.store import Store
 
-#: Measures in tables narrow enough to read: title → measure → heading.
+#: Measures in tables narrow enough to read on 100 columns: title → measure → heading.
 _TABLES: Mapping[str, Mapping[str, str]] = {
-    "": {
-        "auc": "AUC", "average_precision": "average precision", "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity", "specificity": "specificity",
+    "Measures": {
+        "auc": "AUC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity",
         "r2": "R²", "mae": "MAE", "rmse": "RMSE", "pearson_r": "Pearson r",
     },
+    "Other measures": {"average_precision": "average precision", "balanced_accuracy": "balanced accuracy"},
     "Calibration": {
         "brier": "Brier score", "ece": "calibration error", "calibration_slope": "slope",
         "calibration_intercept": "intercept",
@@ -73,18 +73,23 @@ def probe(store: Store, table: str, as_json: bool, **options: Any) -> None:
 
 
 def _print_splits(result: ProbeResult) -> None:
+    first = ["split", *(["fold"] if result.folds else [])]
+    counted = [
+        [*_place(found, result), found.rows, found.patients, *(found.labels.get(str(c), 0) for c in result.classes[:8])]
+        for found in result.splits
+    ]
+    print_table([*first, "rows", "patients", *_classes(result)], counted, title=_title(result))
     shown = dict.fromkeys(metric for found in result.splits for metric in found.measures)
     for title, headings in _TABLES.items():
         names = [name for name in headings if name in shown]
         if names:
-            first = [
-                "split",
-                *(["fold"] if result.folds else []),
-                *([] if title else ["rows", "patients", *_classes(result)]),
-            ]
-            rows = [_row(found, names, result, counts=not title) for found in result.splits]
-            rows += _summaries(result, names, len(first))
-            print_table([*first, *(headings[n] for n in names)], rows, title=title or _title(result))
+            rows = [[*_place(found, result), *(_cell(found.measures.get(n)) for n in names)] for found in result.splits]
+            rows += _summaries(result, names)
+            print_table([*first, *(headings[n] for n in names)], rows, title=title)
+
+
+def _place(found: SplitMeasures, result: ProbeResult) -> list[Any]:
+    return [found.split, *([found.fold] if result.folds else [])]
 
 
 def _title(result: ProbeResult) -> str:
@@ -95,13 +100,6 @@ def _title(result: ProbeResult) -> str:
 
 def _classes(result: ProbeResult) -> list[str]:
     return [f"label {label}" for label in result.classes[:8]]
-
-
-def _row(found: SplitMeasures, names: Sequence[str], result: ProbeResult, *, counts: bool) -> list[Any]:
-    row: list[Any] = [found.split, *([found.fold] if result.folds else [])]
-    if counts:
-        row += [found.rows, found.patients, *(found.labels.get(str(c), 0) for c in result.classes[:8])]
-    return row + [_cell(found.measures.get(name)) for name in names]
 
 
 def _cell(one: Measured | None) -> str:
@@ -116,15 +114,12 @@ def _number(value: float | None) -> str:
     return f"{round(value, 2) + 0.0:.2f}" if abs(value) < 100 else f"{value:.4g}"  # + 0.0: no -0.00
 
 
-def _summaries(result: ProbeResult, names: Sequence[str], width: int) -> list[list[Any]]:
+def _summaries(result: ProbeResult, names: Sequence[str]) -> list[list[Any]]:
     """A row a split with mean ± sd over the folds."""
     by_split: dict[str, dict[str, FoldSummary]] = {}
     for one in result.folds:
         by_split.setdefault(one.split, {})[one.metric] = one
-    return [
-        [split, "mean ± sd", *[None] * (width - 2), *(_spread(found.get(name)) for name in names)]
-        for split, found in by_split.items()
-    ]
+    return [[split, "mean ± sd", *(_spread(found.get(name)) for name in names)] for split, found in by_split.items()]
 
 
 def _spread(one: FoldSummary | None) -> str:

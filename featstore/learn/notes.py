@@ -54,9 +54,9 @@ def of_tuning(request: ProbeRequest, tried: Sequence[dict[str, Any]], value: flo
 
 
 def of_splits(measured: Sequence[SplitMeasures], task: Task, request: ProbeRequest) -> Iterator[str]:
-    """Empty splits, what isn't defined and why, and resamples that lack a class."""
+    """Empty splits, what isn't defined and why, and resamples that were left out."""
     undefined: dict[tuple[str, str], list[str]] = {}
-    fewest: tuple[int, str] | None = None
+    fewest: tuple[int, str, str] | None = None
     for found in measured:
         where = _where(found)
         if not found.rows:
@@ -66,8 +66,8 @@ def of_splits(measured: Sequence[SplitMeasures], task: Task, request: ProbeReque
                 undefined.setdefault((where, one.reason), []).append(metric)
             elif one.low is None and one.reason:
                 undefined.setdefault((where, f"no interval: {one.reason}"), []).append(metric)
-            elif one.low is not None and one.resamples < (fewest or (request.bootstrap, ""))[0]:
-                fewest = one.resamples, where
+            elif one.low is not None and one.resamples < (fewest or (request.bootstrap,))[0]:
+                fewest = one.resamples, metric, where
         absent = [label for label, count in found.labels.items() if not count]
         if len(task.classes) > 2 and 0 < len(absent) < len(task.classes) - 1:
             yield f"{where}: no row of the class {', '.join(absent)}; means over classes are over the others."
@@ -75,8 +75,9 @@ def of_splits(measured: Sequence[SplitMeasures], task: Task, request: ProbeReque
         yield f"{where}: {', '.join(metrics)}: {reason}."
     if fewest:
         yield (
-            f"Resamples that lack a class are left out of the intervals: at most {request.bootstrap - fewest[0]:,} of "
-            f"{request.bootstrap:,}, in {fewest[1]}."
+            "Resamples in which a measure isn't defined (they lack a class, or are told apart without an error) are "
+            f"left out of its interval: at most {request.bootstrap - fewest[0]:,} of {request.bootstrap:,}, of "
+            f"{fewest[1]} in {fewest[2]}."
         )
 
 

@@ -48,7 +48,7 @@ def confounders(connection: duckdb.DuckDBPyConnection, inputs: int) -> list[dict
 
 
 def _codes(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return values.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.asarray(values.combine_chunks().dictionary_encode().indices, np.int64)
 
 
 def _numbers(levels: npt.NDArray[np.int64], labels: pa.ChunkedArray, known: npt.NDArray[np.bool_]) -> dict[str, Any]:

@@ -294,6 +294,7 @@ def _record(store: Path, catalog: Catalog, made: Made, facts: dict[str, Any], ve
         fits = [
             training_tables.Fit(fold, int(made.rows.facts(fold).train.sum()), made.rows.train_hash(fold))
             for fold in made.digests
+            if made.report["fitted"]
         ]
         run = create_run()
         training_tables.put(connection, row, _inputs(made), fits, run.run_id, facts)

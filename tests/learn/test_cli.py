@@ -27,9 +27,9 @@ def test_a_row_a_split_with_counts_intervals_and_notes(lab: Any, cohort: Any) ->
     for found in result.splits:
         auc, brier = found.measures["auc"], found.measures["brier"]
         lines = [line for line in done.stdout.splitlines() if line.split()[:1] == [found.split]]
-        assert f"{auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" in lines[0]
         assert lines[0].split()[1:5] == [str(n) for n in (found.rows, found.patients, *found.labels.values())]
-        assert f"{brier.value:.2f} [{brier.low:.2f}, {brier.high:.2f}]" in lines[1]
+        assert f"{auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]" in lines[1]
+        assert f"{brier.value:.2f} [{brier.low:.2f}, {brier.high:.2f}]" in lines[3]
     for text in result.notes:
         assert text in done.stderr
     assert "predictions.parquet" in done.stderr
@@ -64,8 +64,8 @@ def test_numbers_and_what_isnt_defined(lab: Any, rng: np.random.Generator) -> No
     done = run(lab, table.name, "--model", "ridge", "--bootstrap", "20")
     assert "R²" in done.stdout
     assert "Calibration" not in done.stdout
-    (test,) = [line for line in done.stdout.splitlines() if line.startswith("test")]
-    assert test.split()[1:4] == ["1", "1", "–"]
+    counts, measures = [line.split() for line in done.stdout.splitlines() if line.startswith("test")]
+    assert (counts[1:], measures[1]) == (["1", "1"], "–")
     assert "test: r2, pearson_r: all labels are the same." in done.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -148,12 +149,18 @@ def fill(
 
 
 @pytest.fixture(scope="session")
-def make_cohort(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Cohort]:
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with nothing in it, to be copied: that is cheaper than to make one."""
+    return featstore.init(tmp_path_factory.mktemp("empty") / "store").path
+
+
+@pytest.fixture(scope="session")
+def make_cohort(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Callable[..., Cohort]:
     """``make_cohort(seed, ids=…, …)``: a store with samples of known vectors, ingested and extracted as ``v``."""
 
     def make(seed: int, *, extract: bool = True, count: int = 18, **options: object) -> Cohort:
         folder = tmp_path_factory.mktemp("cohort")
-        featstore.init(folder / "store")
+        shutil.copytree(empty_store, folder / "store")
         cohort = Cohort(featstore.open(folder / "store", plugins=[PLUGIN]), folder / "data")
         ids = [*ODD_IDS, *(f"N{n:03}" for n in range(count))][:count]
         fill(cohort, np.random.default_rng(seed), **({"ids": ids} | options))
@@ -166,14 +173,14 @@ def make_cohort(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Cohor
 
 
 @pytest.fixture(scope="session")
-def visited(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+def visited(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Cohort:
     """26 patients with up to three visits each, each visit with up to two modalities and ragged slices.
 
     Odd ids of patients and of visits; the same visit id at several patients; slices 2 and 10; a few samples of no
     visit; times in no order, and some without one; a patient in no split, and one without a label.
     """
     folder, rng = tmp_path_factory.mktemp("visited"), np.random.default_rng(77)
-    featstore.init(folder / "store")
+    shutil.copytree(empty_store, folder / "store")
     made = Cohort(featstore.open(folder / "store", plugins=[PLUGIN]), folder / "data")
     for number, patient in enumerate([*ODD_IDS, *(f"N{n:03}" for n in range(14))]):
         slices = iter(rng.permutation(24))

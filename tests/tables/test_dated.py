@@ -55,7 +55,7 @@ def asked(entity: str, as_of: str, **table: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@settings(max_examples=9, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=6, derandomize=True, phases=[Phase.generate])
 @given(
     entity=st.sampled_from(["patient", "visit"]),
     as_of=st.sampled_from(["acquired_at", "acquired_at", "stays.seen_at"]),

@@ -146,14 +146,12 @@ def full_recipes(draw: st.DrawFn) -> dict[str, Any]:
     recipe["missing"] = one_of("none", "mean", "median", "zero", "knn", "knn(2)")
     after: list[list[str]] = [[], ["standardize"], ["robust"], ["minmax"]]
     if recipe["missing"] != "none":
-        after += [["standardize", "l2"], ["robust", "pca(4)"], ["select(3)", "standardize"], ["minmax", "pca(0.7)"]]
+        after += [["standardize", "l2"], ["robust", "pca(2)"], ["select(2)", "standardize"], ["minmax", "pca(0.7)"]]
     steps = one_of(*after)
     tied = any(t["categorical"] and t["encode"] == "onehot" for t in recipe.get("tables", []))
     # Two columns of a yes/no category tell the same of the label; and a tensor product holds one that is always 1.
     if (tied or fuser == "kronecker") and "select" in " ".join(steps):
         steps = ["standardize"]
-    if fuser == "pca(3)" and steps[-1:] == ["pca(4)"]:
-        steps = ["robust"]
     return recipe | {"steps": steps}
 
 
