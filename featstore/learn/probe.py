@@ -19,6 +19,7 @@ from featstore.learn.tasks import Task
 from featstore.learn.trials import Chosen, Fold, choose, fit_all
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
+from featstore.tables.made_of import require_train_rows
 
 if TYPE_CHECKING:
     from featstore.tables import TrainingTable
@@ -44,10 +45,12 @@ def probe(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTable,
         UsageError: the options; the table has no labels, those of survival, or missing values; train has no labelled
             rows, or one class; a value of the parameter, or the threshold, is to be tuned, and val can't say.
         CorruptError: the table's data is gone or damaged.
+        LeakageError: its train rows aren't those that its steps were fitted on.
     """
     from threadpoolctl import threadpool_limits
 
     request, started = ProbeRequest(**options), utc_now()
+    require_train_rows(catalog, table)
     with catalog.read() as connection:
         planned = metrics.scheme_splits(connection, table.name, table.version)
     said = [f"The table is stale: {table.stale}."] if table.stale else []

@@ -38,14 +38,14 @@ def kept_pointers(path: Path) -> pa.Table:
     return read(path / "pointers.parquet")
 
 
-def read(path: Path) -> pa.Table:
-    """The rows of a Parquet file.
+def read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a Parquet file, all columns or some.
 
     Raises:
         CorruptError: it isn't there, or can't be read.
     """
     with _readable(path) as file:
-        return file.read()
+        return file.read(columns)
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -69,7 +69,7 @@ def _readable(path: Path) -> Iterator[pq.ParquetFile]:
     except (OSError, pa.ArrowException) as error:
         raise CorruptError(
             f"{path} can't be read: {str(error).splitlines()[0]}",
-            hint="versions that an older featstore made have none: materialize again, or restore it from a backup",
+            hint="versions of an older featstore may not have it: materialize again; or restore it from a backup",
         ) from error
 
 
@@ -79,14 +79,11 @@ def require_train_rows(catalog: Catalog, table: TrainingTable) -> None:
     Raises:
         LeakageError: what is tested on may have been learned from.
     """
-    import pyarrow.parquet as pq
-
     with catalog.read() as connection:
         known = training_tables.fits(connection, table.name, table.version)
     keys = KEYS[table.entity]
     for fold, digest in known.items():
-        data = pq.ParquetFile(table.path / fold / DATA)
-        rows = Rows(data.read([*keys, "split"]), keys)
+        rows = Rows(read(table.path / fold / DATA, [*keys, "split"]), keys)
         if rows.train_hash("") != digest:
             where = f" in {fold}" if fold else ""
             raise LeakageError(
