@@ -24,7 +24,7 @@ HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith
 CLASSES = {
     name: value
     for name, value in vars(spec).items()
-    if inspect.isclass(value) and value.__module__ == spec.__name__ and not name.startswith("_")
+    if inspect.isclass(value) and value.__module__.startswith(spec.__name__) and not name.startswith("_")
 }
 CLASSES["Source"] = featstore.Source
 HELPERS = ("ImageTransform", "capture", "import_torchvision", "load_weights", "read_weights", "seeded", "unavailable")

@@ -289,5 +289,7 @@ def test_a_line_of_one_is_set_too(tmp_path: Path) -> None:
 def test_name_and_reasons_from_outside(tmp_path: Path) -> None:
     file = write(tmp_path, "inputs: v\nallow: {stale: old, same-content: phantom}")
     recipe = read(file, name="t", allow={"stale": "new"}, settings=["max_samples=1"])
-    assert recipe == Recipe("t", (Input("v", Ref("v")),), allow={"stale": "new", "same-content": "phantom"}, max_samples=1)
+    assert recipe == Recipe(
+        "t", (Input("v", Ref("v")),), allow={"stale": "new", "same-content": "phantom"}, max_samples=1
+    )
     assert read(write(tmp_path, "inputs: v\nname: s"), name="t").name == "t"

@@ -33,7 +33,7 @@ WHOLE: dict[str, Any] = {
     ],
     "missing": "median", "fuser": "kronecker(8)", "steps": ["standardize", "pca(0.95)"], "as_of": "acquired_at",
     "max_samples": 16, "order_by": "acquired_at", "near_duplicates": 0.999, "allow": {"stale": "frozen for the paper"},
-    "max_samples": 7, "output": {"file": "grade.csv", "wide": True},
+    "output": {"file": "grade.csv", "wide": True},
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import featstore
 from featstore import LeakageError, NotFoundError
 from featstore.tables.fuse import Fusion
 
+PLUGIN = str(Path(__file__).with_name("vectors_plugin.py"))
 RECIPE: dict[str, Any] = {
     "name": "t", "inputs": ["a=v/A:mean", "p=v/P:max"], "tables": ["clinical"], "numeric": ["age"],
     "categorical": ["sex"], "scheme": "default", "join": "outer", "impute": "mean", "standardize": True, "pca": 3,
@@ -32,11 +34,19 @@ def clinical(cohort: Any, shift: int = 0) -> dict[str, dict[str, object]]:
     return {p: {"age": 20 + n + shift, "sex": "MF"[n % 2]} for n, p in enumerate(cohort.patients)}
 
 
-@pytest.fixture
-def cohort(make_cohort: Callable[..., Any]) -> Any:
+@pytest.fixture(scope="module")
+def base(make_cohort: Callable[..., Any]) -> Any:
     made = make_cohort(30, count=18, missing=0.3, slices=3)
     made.clinical(clinical(made))
     return made
+
+
+@pytest.fixture
+def cohort(base: Any, tmp_path: Path) -> Any:
+    """A store of its own; the files are those of all."""
+    shutil.copytree(base.store.path, tmp_path / "store")
+    store = featstore.open(tmp_path / "store", plugins=[PLUGIN])
+    return replace(base, store=store, vectors=dict(base.vectors), labels=dict(base.labels), splits=dict(base.splits))
 
 
 def test_same_again_is_unchanged(cohort: Any) -> None:
@@ -196,8 +206,7 @@ def test_killed_while_writing_nothing_is_visible_and_the_same_command_does_it(
 ) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    plugin = str(Path(__file__).with_name("vectors_plugin.py"))
-    done = subprocess.run([sys.executable, script, cohort.store.path, plugin, where], env=os.environ, check=False)
+    done = subprocess.run([sys.executable, script, cohort.store.path, PLUGIN, where], env=os.environ, check=False)
     assert done.returncode == -signal.SIGKILL
     assert cohort.store.ls("tables").num_rows == 0
     assert cohort.store.sql("SELECT count(*) n FROM runs WHERE kind = 'materialize'").to_pylist() == [{"n": 0}]
