@@ -29,7 +29,8 @@ def labs(visited: Any) -> dict[str, pd.DataFrame]:
             continue
         drawn = {min(times) + timedelta(hours=int(h)) for h in rng.integers(-4000, 2000, number % 6)}
         drawn |= {min(times)} if number % 5 == 0 else {min(times) + timedelta(seconds=1)} if number % 5 == 1 else set()
-        for time in drawn:
+        drawn |= {min(times) - timedelta(hours=2)} if number % 3 == 1 else {max(times) - timedelta(hours=3)}
+        for time in sorted(drawn):
             crp = None if rng.random() < 0.2 else round(float(rng.normal(5, 2)), 4)
             urea = int(rng.integers(1, 99))
             note = rng.choice(["low", "high", "é"])
@@ -65,12 +66,12 @@ def asked(entity: str, as_of: str, **table: Any) -> dict[str, Any]:
 def test_the_latest_earlier_row_is_taken(
     visited: Any, labs: dict[str, pd.DataFrame], entity: str, as_of: str, within: str | None, join: dict[str, Any]
 ) -> None:
+    if join == {"join": "inner"}:
+        within = None  # else too few are left to learn from
     recipe = asked(entity, as_of, **({"within": within} if within else {}))
     del recipe["join"]
     recipe |= join
     expected = remade(visited, recipe, tables=labs)
-    if join == {"join": "inner"} and not expected.train.any():
-        return
     result = visited.store.materialize(from_json(recipe))
     table = visited.store.table("d")
     check(table, expected)
