@@ -282,6 +282,7 @@ class Store:
         scheme: str | None = None,
         modality: str | None = None,
         where: str | None = None,
+        fold: int | None = None,
         layout: str | None = None,
         wide: bool = False,
     ) -> ExportResult:
@@ -291,7 +292,7 @@ class Store:
         from featstore.tables import export
         from featstore.tables.export import Choice
 
-        choice = Choice(split, scheme, modality, where)
+        choice = Choice(split, fold, scheme, modality, where)
         return export(
             self.path, self.catalog, self.plugins, names, out=out, format=format, choice=choice, layout=layout,
             wide=wide,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     help="npy, npz, csv, h5, parquet, zarr, tree, h5ad, h5mu, or a plugin's; else the ending of --out says it.",
 )
 @click.option("--split", help="Only this split.")
+@click.option("--fold", type=int, help="Of a table of folds: this one.")
 @click.option("--scheme", help="The split scheme (default).")
 @click.option("--modality", help="Only this modality.")
 @click.option("--where", metavar="SQL", help="Condition on the view samples.")

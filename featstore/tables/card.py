@@ -12,7 +12,7 @@ from typing import Any
 
 from featstore.tables.card_gaps import classes_of, known_gaps, lost_rows
 from featstore.tables.markdown import count, escaped, last_part, settings, table
-from featstore.tables.placing import CARD
+from featstore.tables.placing import CARD_TITLE
 
 _ELSEWHERE = "(in recipe.yaml: it may name patients)"
 
@@ -50,7 +50,7 @@ def card(
         "Making it again": _again(recipe, name, version),
         "Environment": _environment(lineage),
     }
-    title = f"{CARD}{escaped(name)}@v{version}"
+    title = f"{CARD_TITLE}{escaped(name)}@v{version}"
     parts = [title, *("\n".join([f"## {head}\n"] * bool(head) + lines) for head, lines in sections.items() if lines)]
     return "\n\n".join(parts) + "\n"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featstore.errors import CorruptError
+from featstore.errors import CorruptError, UsageError
 from featstore.spec import ExporterSpec
 from featstore.tables.features import require_value
 
@@ -17,10 +17,32 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-DATA = "data.parquet"
+DATA, CARD = "data.parquet", "card.md"
 #: Of vectors in one batch; at least one row.
 BATCH_NBYTES = 8 * 1024 * 1024
 BATCH_ROWS = 4096
+
+
+def fold_name(table: str, folds: int, fold: int | None) -> str:
+    """The folder of one fold's data, below the version's own; ``""`` where there are none.
+
+    Args:
+        table: what to call it in an error, ``NAME@vK``.
+
+    Raises:
+        UsageError: the table has folds and ``fold`` isn't one of them, or has none and it was given.
+    """
+    if fold is None and not folds:
+        return ""
+    if not folds:
+        raise UsageError(f"The table {table} has no folds.", hint="leave fold out")
+    if fold is None or not 0 <= fold < folds:
+        raise UsageError(
+            f"The table {table} has {folds} folds, each with its own data: "
+            f"{'which' if fold is None else f'{fold} is none of them'}.",
+            hint=f"fold=0 … fold={folds - 1} (--fold 0)",
+        )
+    return f"fold{fold}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from featstore.keys import Ref
 from featstore.locations import is_url
 from featstore.plugins import Plugins
 from featstore.spec import ExporterSpec
-from featstore.tables.data import DATA, TableData
-from featstore.tables.placing import check_target, placing
+from featstore.tables.data import CARD, DATA, TableData, fold_name
+from featstore.tables.placing import card_beside, check_target, placing
 from featstore.tables.selection import Selection, select
 
 #: What a name may be the name of, and the word that says which is meant.
@@ -53,9 +54,10 @@ class ExportResult:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which rows leave; see :func:`featstore.tables.selection.select`."""
+    """Which rows leave; see :func:`featstore.tables.selection.select`. ``fold`` is of a table of folds."""
 
     split: str | None = None
+    fold: int | None = None
     scheme: str | None = None
     modality: str | None = None
     where: str | None = None
@@ -109,15 +111,17 @@ def export(
     refs = [_resolve(catalog, name) for name in names]
     tables = [ref for kind, ref in refs if kind == "training table"]
     if not tables:
+        if choice.fold is not None:
+            raise UsageError("--fold is of training tables: a feature set has none.", hint="leave it out")
         return _features(store, catalog, exporter, [ref for _, ref in refs], out, choice, layout, wide)
     if len(refs) > 1:
         raise UsageError(f"{tables[0]} is a training table, and one file takes one table.", hint="export it by itself")
     if choice.scheme or choice.modality or choice.where or layout is not None:
         raise UsageError(
-            f"{tables[0]} is a training table: of one, --split alone chooses rows.",
+            f"{tables[0]} is a training table: of one, --split and --fold alone choose rows.",
             hint="materialize another with --where or another --scheme",
         )
-    return _table(store, catalog, plugins, exporter, tables[0], out, choice.split, wide)
+    return _table(store, catalog, plugins, exporter, tables[0], out, choice, wide)
 
 
 def _features(
@@ -172,15 +176,23 @@ def _table(
     exporter: ExporterSpec,
     ref: Ref,
     out: Path,
-    split: str | None,
+    choice: Choice,
     wide: bool,
 ) -> ExportResult:
     with catalog.read() as connection:
         row = training_tables.get(connection, ref)
-    as_it_is = exporter is plugins.exporter(Path(DATA)) and not wide and split is None
-    data = TableData(inside(store, row["path"]) / DATA, {"name": row["name"], "version": row["version"]}, split)
+    as_it_is = exporter is plugins.exporter(Path(DATA)) and not wide and choice.split is None
+    path, name = inside(store, row["path"]), f"{row['name']}@v{row['version']}"
+    facts = {"name": row["name"], "version": row["version"]}
+    data = TableData(path / fold_name(name, row["folds"] or 0, choice.fold) / DATA, facts, choice.split)
     shape: list[int] = []
-    with placing(out, lambda path: shape.extend(data.write(None if as_it_is else exporter, path, wide=wide))) as made:
+
+    def write(target: Path) -> None:
+        shape.extend(data.write(None if as_it_is else exporter, target, wide=wide))
+        if (path / CARD).exists():  # versions of before have none
+            shutil.copyfile(path / CARD, card_beside(target))
+
+    with placing(out, write) as made:
         contents = Exported(row["name"], row["version"], tuple(shape), "float32")
         return ExportResult(out, exporter.name, (contents,), made.files, made.nbytes)
 

@@ -22,7 +22,7 @@ _STORE = {"features", "runs", "tables", "models", "catalog.duckdb", "featstore.t
 #: The file that is locked in a folder while an export writes there.
 _LOCK = "lock"
 #: How a data card begins.
-CARD = "# Data card: "
+CARD_TITLE = "# Data card: "
 #: Characters of an index that hold the names of its first columns.
 _HEADER = 4096
 
@@ -54,6 +54,11 @@ def check_target(store: Path, out: Path, exporter: ExporterSpec) -> None:
         raise UsageError(f"{target} is the store's own.", hint="choose another --out")
     if exporter.index:
         _require_free(out, out.with_name(f"{out.stem}.index.csv"))
+
+
+def card_beside(path: Path) -> Path:
+    """Where the data card of an exported table lies."""
+    return path.with_name(f"{path.name}.card.md")
 
 
 @contextlib.contextmanager
@@ -149,7 +154,7 @@ def _require_free(out: Path, beside: Path) -> None:
         ):
             head = f.readline(_HEADER)
             names = next(csv.reader([head]), [])[:2]
-            ours = names in (["row", "sample_key"], ["row", "patient_id"]) or head.startswith(CARD)
+            ours = names in (["row", "sample_key"], ["row", "patient_id"]) or head.startswith(CARD_TITLE)
     if not ours:
         raise ConflictError(
             f"{beside} is there already, and isn't the {kind} of an export to {out.name}.",

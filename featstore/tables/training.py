@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from featstore.catalog.connection import Catalog
 from featstore.catalog.metrics import Metric, add
-from featstore.errors import CorruptError, UsageError
+from featstore.errors import CorruptError
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
-from featstore.tables.data import DATA
+from featstore.tables.data import DATA, fold_name
 from featstore.tables.features import require_value, typed_labels
 from featstore.tables.fitted import TRUSTED
 from featstore.tables.rows import SURVIVAL
@@ -61,17 +61,7 @@ class TrainingTable:
         Raises:
             UsageError: the table has folds and ``fold`` isn't one of them, or has none and it was given.
         """
-        if fold is None and not self.folds:
-            return self.path
-        if not self.folds:
-            raise UsageError(f"The table {self} has no folds.", hint="leave fold out")
-        if fold is None or not 0 <= fold < self.folds:
-            raise UsageError(
-                f"The table {self} has {self.folds} folds, each with its own data: "
-                f"{'which' if fold is None else f'{fold} is none of them'}.",
-                hint=f"fold=0 … fold={self.folds - 1}",
-            )
-        return self.path / f"fold{fold}"
+        return self.path / fold_name(str(self), self.folds, fold)
 
     def to_arrow(self, *, split: str | None = None, fold: int | None = None) -> pa.Table:
         """All columns, or those rows that are in one split.

@@ -26,10 +26,10 @@ from featstore.plugins import Plugins
 from featstore.runs import RunFolder, finished
 from featstore.spec import Matrix
 from featstore.tables.card import card
-from featstore.tables.data import DATA, TableData
+from featstore.tables.data import CARD, DATA, TableData
 from featstore.tables.fuse import Fusion
 from featstore.tables.lineage import planned
-from featstore.tables.placing import placing
+from featstore.tables.placing import card_beside, placing
 from featstore.tables.recipe import Recipe
 from featstore.tables.recipe_file import from_json, to_yaml
 from featstore.tables.rows import Rows
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("featstore")
 
-CARD = "card.md"
 #: Looks at the vectors of each block as they are written: :func:`batches`.
 Look = Callable[[int, Mapping[str, Matrix]], None]
 
@@ -218,7 +217,7 @@ def _exporter(plugins: Plugins, data: Path, out: Path, wide: bool, text: str) ->
 
     def export(path: Path) -> None:
         TableData(data).write(None if as_it_is else exporter, path, wide=wide)
-        path.with_name(f"{path.name}.card.md").write_text(text, encoding="utf-8")
+        card_beside(path).write_text(text, encoding="utf-8")
 
     return export
 

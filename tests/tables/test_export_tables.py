@@ -102,8 +102,8 @@ def test_one_split_of_a_table(cohort: Any, tmp_path: Path, form: str) -> None:
     ("names", "options", "text"),
     [
         (["t"], {"out": "t.tree"}, "these rows aren't grouped"),
-        (["t"], {"out": "t.h5", "layout": "{split}"}, "of one, --split alone chooses rows"),
-        (["t"], {"out": "t.h5", "where": "true"}, "of one, --split alone chooses rows"),
+        (["t"], {"out": "t.h5", "layout": "{split}"}, "of one, --split and --fold alone choose rows"),
+        (["t"], {"out": "t.h5", "where": "true"}, "of one, --split and --fold alone choose rows"),
         (["t", "v"], {"out": "t.h5mu"}, "t is a training table, and one file takes one table"),
     ],
 )

@@ -145,3 +145,18 @@ def test_a_fold_without_anybody_to_learn_from_is_refused(make_cohort: Callable[.
         )
     assert cohort.store.ls("tables").num_rows == 0
     assert list((cohort.store.path / "tables").iterdir()) == []
+
+
+def test_exported_by_fold_with_its_card(cohort: Any, tmp_path: Any) -> None:
+    cohort.store.materialize(from_json(RECIPE | {"name": "out"}))
+    table = cohort.store.table("out")
+    result = cohort.store.export("out", out=tmp_path / "one.npz", fold=1)
+    assert (result.contents[0].shape, result.files) == (table.arrays(fold=1)[0].shape, 2)
+    with np.load(tmp_path / "one.npz", allow_pickle=False) as arrays:
+        assert (arrays["fused"] == table.arrays(fold=1)[0]).all()
+    assert (tmp_path / "one.npz.card.md").read_text() == (table.path / "card.md").read_text()
+    for fold in (None, 3):
+        with pytest.raises(UsageError, match="3 folds, each with its own data"):
+            cohort.store.export("out", out=tmp_path / "two.npz", fold=fold)
+    with pytest.raises(UsageError, match="a feature set has none"):
+        cohort.store.export("v", out=tmp_path / "two.npy", fold=0)
