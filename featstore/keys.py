@@ -18,6 +18,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VERSIONED = re.compile(r"(?P<name>[^@]+)(?:@v(?P<version>[1-9][0-9]*))?")
 _INPUT = re.compile(r"(?:(?P<alias>[^=]+)=)?(?P<ref>[^/:=]+)(?:/(?P<modality>[^/:]+))?(?::(?P<agg>[^:]+))?")
 
+#: The splits of a scheme of folds: ``fold0``, ….
+FOLD = re.compile(r"fold[0-9]+")
 #: Columns that say where the vector of a row is, and nothing of the sample.
 PLACES = ("row", "partition", "feature_path", "num_slices")
 #: What the columns of an exported feature set are called: the samples' own, the vectors and labels, the places.

@@ -22,12 +22,12 @@ CREATE TABLE core.allowed (
     PRIMARY KEY (training_table, kind)
 );
 
--- Whom an encoder's weights were trained, fine-tuned or fitted on, as far as somebody said so.
+-- Whom an encoder's weights were trained, fine-tuned or fitted on, as far as somebody said so; also who isn't here yet.
 CREATE TABLE core.trained_on (
     model_version VARCHAR NOT NULL,
-    patient       INTEGER NOT NULL REFERENCES core.patient (id),
+    patient_id    VARCHAR NOT NULL,
     run           INTEGER NOT NULL REFERENCES core.run (id),
-    PRIMARY KEY (model_version, patient)
+    PRIMARY KEY (model_version, patient_id)
 );
 
 -- Of a dated table, with several rows a patient: the column that says when.
@@ -57,9 +57,8 @@ LEFT JOIN (
 ) t ON t.scheme = c.id;
 
 CREATE VIEW main.trained_on AS
-SELECT t.model_version, p.patient_id, r.run_id
+SELECT t.model_version, t.patient_id, r.run_id
 FROM core.trained_on t
-JOIN core.patient p ON p.id = t.patient
 JOIN core.run r ON r.id = t.run;
 
 CREATE VIEW main.allowed AS
@@ -74,6 +73,7 @@ FROM (
     FROM core.training_table t
     JOIN core.scheme c ON c.id = t.scheme
     JOIN core.scheme n ON lower(n.name) = lower(c.name) AND n.version > c.version
+    WHERE NOT coalesce(contains(json_extract_string(t.recipe, '$.scheme'), '@v'), false)
     GROUP BY t.id, c.name
     UNION ALL
     SELECT i.training_table, 'the feature set ' || f.name || ' has a version ' || max(n.version)
@@ -87,6 +87,18 @@ FROM (
     FROM core.table_input i
     JOIN core.tabular b ON b.name = i.tabular
     WHERE NOT list_contains(i.runs, b.run)
+    UNION ALL
+    -- Those that had a vector when the table was made, and have other bytes now. Few samples ever change.
+    SELECT training_table, 'samples of ' || alias || ' have changed'
+    FROM (
+        SELECT i.training_table, i.alias, s.id, s.content
+        FROM core.table_input i
+        JOIN core.training_table t ON t.id = i.training_table
+        JOIN core.sample s ON s.modality = i.modality AND s.content > 1
+        JOIN core.vector v ON v.sample = s.id AND v.feature_set = i.feature_set AND v.extracted_at <= t.created_at
+        GROUP BY ALL HAVING max(v.content) < s.content
+    )
+    GROUP BY training_table, alias
 )
 GROUP BY training_table;
 
@@ -119,8 +131,8 @@ COMMENT ON COLUMN main.schemes.tables IS 'The training tables that use it.';
 COMMENT ON COLUMN main.schemes.run_id IS 'The run that made it.';
 
 COMMENT ON VIEW main.trained_on IS 'One row an encoder and patient that its weights were trained on, as somebody said.';
-COMMENT ON COLUMN main.trained_on.model_version IS 'SHA-256 of the weights, as in feature_sets; NAME@vK of imports that don''t say.';
-COMMENT ON COLUMN main.trained_on.patient_id IS 'The patient.';
+COMMENT ON COLUMN main.trained_on.model_version IS 'SHA-256 of the weights, as in feature_sets; NAME@vK where nobody knows them, or there are none.';
+COMMENT ON COLUMN main.trained_on.patient_id IS 'The patient, who need not be in the store.';
 COMMENT ON COLUMN main.trained_on.run_id IS 'The run that says so.';
 
 COMMENT ON VIEW main.allowed IS 'One row a leak that was found in a training table, and allowed.';

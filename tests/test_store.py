@@ -58,7 +58,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[featstore.Store, d
     store.extract(name="t", poolers=("tokens",), **common)
     store.materialize(
         name="tab", inputs=["a=v@v1/A", "p=w.mean"], scheme="default", standardize=True,
-        allow={"stale": "the version before, on purpose"},
+        allow={"older-version": "the version before, on purpose"},
     )  # fmt: skip
     return store, vectors
 
@@ -365,7 +365,11 @@ def test_show_everything_by_name(cohort: tuple[featstore.Store, object]) -> None
     assert store.show("tab")["training table"]["rows"] == 8
     run = store.show("tab")["training table"]["run_id"]
     assert store.show(run)["run"]["kind"] == "materialize"
-    assert [row["split"] for row in store.show("default")["split scheme"]] == ["test", "train", "val"]
+    scheme = store.show("default")["split scheme"]
+    assert ([split for split, _ in scheme["splits"]], scheme["version"]) == (["test", "train", "val"], 1)
+    assert store.show("default@v1")["split scheme"] == scheme
+    with pytest.raises(UsageError, match=r"There is no 'nme' here. Did you mean 'name'"):
+        store.materialize(nme="x")
     assert store.show("m/0A.f4")["sample"]["patient_id"] == "009"
     with pytest.raises(NotFoundError, match=r"'v' has no version 7; there is v1, v2"):
         store.show("v@v7")

@@ -112,7 +112,7 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
         lost = "; ".join(f"{item['rows']} {item['reason']}" for item in report["lost"])
         raise NotFoundError(
             f"No {wanted.entity} is left for this table: {lost or 'no input has any'}.",
-            hint=("--label none, where there are no labels; or " if wanted.labels else "") + "featstore ls samples",
+            hint=_way_out(wanted),
         )
     report["rows"] = rows.num_rows
     report["by_split"] = rows_sql.by_split(connection)
@@ -126,3 +126,10 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
     for name in (*(t.name for t in wanted.tables), *wanted.labels.tables):
         result.table_runs[name] = run_of(connection, name)
     return result
+
+
+def _way_out(wanted: Wanted) -> str:
+    ways = ["--label none, where there are no labels"] if wanted.labels else []
+    if wanted.entity != "patient":
+        ways.append(f"per: patient in a recipe, for inputs that no {wanted.entity} has of its own")
+    return "; or ".join([*ways, "featstore ls samples"])

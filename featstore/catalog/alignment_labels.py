@@ -11,8 +11,11 @@ from featstore.errors import ConflictError
 if TYPE_CHECKING:
     import duckdb
 
-_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
+_SMALL = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+_BIG = {"UBIGINT", "HUGEINT", "UHUGEINT"}
 _FLOATS = {"FLOAT", "DOUBLE"}
+#: Text that is a number, and nothing else: DuckDB also takes ' 5 ', 1_000 and inf.
+_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,18 @@ def columns(connection: duckdb.DuckDBPyConnection, labels: Labels) -> tuple[str,
         value, kind = "p.label", "p.label_type"
     elif labels.value:
         value, kind = _typed(connection, labels.value, tables[labels.value.table])
+        if _type(connection, labels.value) in _BIG:
+            _none_is(
+                connection, labels, value, joins, f"TRY_CAST({value} AS BIGINT) IS NULL",
+                "is beyond the whole numbers of 64 bits", "kind: classes of text, or take the table in as decimals",
+            )  # fmt: skip
     if labels.kind == "number":
-        _check_number(connection, labels, value, joins)
-        kind = "'float'"
+        finite = f"regexp_full_match({value}, '{_NUMBER}') AND isfinite(TRY_CAST({value} AS DOUBLE))"
+        _none_is(connection, labels, value, joins, f"NOT coalesce({finite}, false)", "is no number", "kind: classes")
+        value, kind = f"TRY_CAST({value} AS DOUBLE)::VARCHAR", "'float'"
+    elif value != "NULL::VARCHAR":
+        endless = f"{kind} = 'float' AND coalesce(isinf(TRY_CAST({value} AS DOUBLE)), false)"
+        _none_is(connection, labels, value, joins, endless, "is not finite", "leave it empty where nobody knows it")
     return (
         f"{value} AS label, CASE WHEN {value} IS NULL THEN NULL ELSE {kind} END AS label_type, "
         "NULL::DOUBLE AS time, NULL::BOOLEAN AS event",
@@ -91,7 +103,9 @@ def _typed(connection: duckdb.DuckDBPyConnection, label: Column, alias: str) -> 
         return f"{column}::INTEGER::VARCHAR", "'int'"
     if type_ in _FLOATS:  # NaN is no value either
         return f"CASE WHEN isnan({column}) THEN NULL ELSE {column}::VARCHAR END", "'float'"
-    return f"{column}::VARCHAR", "'int'" if type_ in _INTEGERS else "'str'"
+    if type_.startswith("DECIMAL"):
+        return f"{column}::DOUBLE::VARCHAR", "'float'"
+    return f"{column}::VARCHAR", "'int'" if type_ in _SMALL | _BIG else "'str'"
 
 
 def _type(connection: duckdb.DuckDBPyConnection, c: Column) -> str:
@@ -99,25 +113,33 @@ def _type(connection: duckdb.DuckDBPyConnection, c: Column) -> str:
     return str(row[0]) if row else "VARCHAR"
 
 
-def _check_number(connection: duckdb.DuckDBPyConnection, labels: Labels, value: str, joins: str) -> None:
-    odd = first(
+def _none_is(
+    connection: duckdb.DuckDBPyConnection, labels: Labels, value: str, joins: str, odd: str, what: str, hint: str
+) -> None:
+    """Raise :class:`ConflictError` where a condition holds of a label."""
+    rows, such = first(
         connection.execute(
-            f"SELECT min({value}) FROM core.patient p {joins} WHERE {value} IS NOT NULL "
-            f"AND TRY_CAST({value} AS DOUBLE) IS NULL"
+            f"SELECT count(*), min({value}) FROM core.patient p {joins} WHERE {value} IS NOT NULL AND {odd}"
         )
-    )
-    if odd and odd[0] is not None:
-        raise ConflictError(f"The label {labels} is no number: {odd[0]!r} is among its values.", hint="kind: classes")
+    ) or (0, None)
+    if rows:
+        raise ConflictError(
+            f"The label {labels} {what}: {such!r} is among its values, of {rows} patient(s) in all.", hint=hint
+        )
+
+
+def _is_number(type_: str) -> bool:
+    return type_ in _SMALL | _BIG | _FLOATS or type_.startswith("DECIMAL")
 
 
 def _check_survival(connection: duckdb.DuckDBPyConnection, time: Column, event: Column) -> None:
-    if _type(connection, time) not in _INTEGERS | _FLOATS:
+    if not _is_number(_type(connection, time)):
         raise ConflictError(
             f"{time} holds {_type(connection, time)}, not numbers: a time of survival is how long, in days or months.",
             hint="subtract the dates, and take the table in with --replace",
         )
     column = identifier(event.column)
-    if _type(connection, event) not in _INTEGERS | _FLOATS | {"BOOLEAN"}:
+    if _type(connection, event) != "BOOLEAN" and not _is_number(_type(connection, event)):
         raise ConflictError(f"{event} holds {_type(connection, event)}, not 1 for it happened and 0 for censored.")
     other = first(
         connection.execute(
@@ -134,3 +156,12 @@ def _check_survival(connection: duckdb.DuckDBPyConnection, time: Column, event: 
     )
     if below and below[0] is not None:
         raise ConflictError(f"{time} holds a time below zero: {below[0]}.")
+    endless = first(
+        connection.execute(
+            f'SELECT count(*) FROM tabular."{time.table}" WHERE isinf({identifier(time.column)}::DOUBLE)'
+        )
+    )
+    if endless and endless[0]:
+        raise ConflictError(
+            f"{time} holds {endless[0]} time(s) without end: inf.", hint="leave it empty where nobody knows it"
+        )

@@ -148,7 +148,13 @@ def _of_inputs(wanted: Wanted, report: dict[str, Any]) -> list[tuple[str, str]]:
         return [lacks(0)]
     if wanted.join == "outer":
         return [(_text("without any of the inputs"), f"{count} >= 1")]
-    rows = [(_text(f"without a row in {t.name!r}"), f"place_{m} IS NOT NULL") for m, t in enumerate(wanted.tables)]
+    rows = [
+        (
+            _text(f"without a row in {t.name!r}" + (" at or before its time, or soon enough" if t.time else "")),
+            f"place_{m} IS NOT NULL",
+        )
+        for m, t in enumerate(wanted.tables)
+    ]
     return [*map(lacks, every), *rows]
 
 

@@ -32,6 +32,8 @@ CONFIG: dict[str, Any] = {
     "python_enable_replacements": "false",
     "allow_unsigned_extensions": "false",
 }
+#: On every connection that times are read by: else those with a zone would be the machine's own, and elsewhere others.
+UTC = "SET TimeZone = 'UTC'"
 _ANNOUNCE_AFTER = 0.5
 _locks: dict[Path, threading.Lock] = {}
 _locks_guard = threading.Lock()
@@ -117,7 +119,9 @@ class Catalog:
         import duckdb
 
         path = str(self.path)
-        return retry_busy(lambda: duckdb.connect(path, read_only=read_only, config=CONFIG), self.path, wait_s)
+        connection = retry_busy(lambda: duckdb.connect(path, read_only=read_only, config=CONFIG), self.path, wait_s)
+        connection.execute(UTC)
+        return connection
 
 
 @contextmanager

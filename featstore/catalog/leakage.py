@@ -1,6 +1,6 @@
 """What leaks, as far as the catalog can tell: asked of the temporary tables that aligning leaves.
 
-``aligned``, ``used_<n>`` and ``samples_<n>``, see :mod:`featstore.catalog.alignment`, one n an input.
+``judged``, ``aligned``, ``used_<n>`` and ``samples_<n>``, see :mod:`featstore.catalog.alignment`, one n an input.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def fine_tuned(connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInp
         parts.append(
             f"SELECT $alias_{n} AS input, $name_{n} AS feature_set, a.patient_id, a.split, r.run_id "
             f"FROM core.feature_set f JOIN core.trained_on t ON t.model_version = {WEIGHTS} "
-            "JOIN aligned a ON a.patient = t.patient JOIN core.run r ON r.id = t.run "
+            "JOIN aligned a ON a.patient_id = t.patient_id JOIN core.run r ON r.id = t.run "
             f"WHERE f.id = $id_{n} AND a.split <> 'train' AND a.position IN (SELECT position FROM used_{n})"
         )
         parameters |= {f"alias_{n}": item.alias, f"name_{n}": str(item.feature_set), f"id_{n}": item.feature_set.id}
@@ -122,27 +122,32 @@ def older_versions(connection: duckdb.DuckDBPyConnection, inputs: Sequence[Vecto
 def outdated(connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput]) -> Found:
     """Samples of the table's rows whose content is another one than when their vector was made.
 
-    They have no current vector, so that a row would be made of those that are left. What failed since is counted in the
-    report, and no extraction would mend it.
+    They have no current vector, so that a row would be made of those that are left; where none is left, there would be
+    no row. What failed since is counted in the report, and no extraction would mend it.
 
     Returns:
-        ``input, feature_set, patient_id, split, sample_key``.
+        ``input, feature_set, patient_id, split, sample_key``, and ``anew``: there is a vector of the content of now.
     """
     parts: list[str] = []
     parameters: dict[str, Any] = {}
     for n, item in enumerate(inputs):
         parts.append(
-            f"SELECT {n} AS n, $alias_{n} AS input, $name_{n} AS feature_set, c.patient_id, c.split, i.sample_key "
-            f"FROM samples_{n} i JOIN aligned c ON {ON[item.per]} WHERE i.chosen AND i.segment IS NULL "
-            f"AND NOT i.failed AND i.sample IN (SELECT sample FROM core.vector WHERE feature_set = $id_{n})"
+            f"SELECT {n} AS n, $alias_{n} AS input, $name_{n} AS feature_set, c.patient_id, c.split, i.sample_key, "
+            "i.sample IN (SELECT v.sample FROM core.vector v JOIN core.sample s ON s.id = v.sample "
+            f"AND s.content = v.content WHERE v.feature_set = $id_{n}) AS anew "
+            f"FROM samples_{n} i JOIN judged c ON {ON[item.per]} WHERE i.chosen AND i.segment IS NULL "
+            f"AND NOT i.failed AND i.sample IN (SELECT sample FROM core.vector WHERE feature_set = $id_{n}) "
+            f"AND (c.reason IS NULL OR starts_with(c.reason, $lost_{n}) "
+            "OR starts_with(c.reason, 'without any of the inputs') OR starts_with(c.reason, 'with fewer than '))"
         )
         parameters |= {f"alias_{n}": item.alias, f"name_{n}": str(item.feature_set), f"id_{n}": item.feature_set.id}
+        parameters[f"lost_{n}"] = f"without {item.alias!r}: not extracted"
     query = f"SELECT DISTINCT * FROM ({' UNION ALL '.join(parts)}) ORDER BY n, patient_id, sample_key"
     return _found(connection, f"SELECT * EXCLUDE (n) FROM ({query})", parameters)
 
 
 def align_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table, scheme: int | None) -> None:
-    """Make ``aligned`` of rows that are aligned already, those of a table that was made.
+    """Make ``judged`` and ``aligned`` of rows that are aligned already, those of a table that was made.
 
     Args:
         rows: in their order: ``patient_id, split, label, label_type``, and ``visit_id, sample_key, time`` if there.
@@ -158,6 +163,7 @@ def align_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table, scheme: in
             "LEFT JOIN (FROM core.split WHERE scheme = $scheme) x ON x.patient = p.id",
             {"scheme": scheme},
         )
+    connection.execute("CREATE TEMP VIEW judged AS SELECT *, NULL::VARCHAR AS reason FROM aligned")
 
 
 def use_pointers(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput, pointers: pa.Table) -> None:

@@ -19,6 +19,7 @@ LISTS: Mapping[str, str] = {
     "features": "SELECT name, version, backbone, layer, facet, pooler, dim, dtype, vectors, patients, created_at "
     "FROM feature_sets ORDER BY name, version",
     "runs": "SELECT run_id, kind, state, done, failed, seconds, started_at FROM runs ORDER BY started_at, run_id",
+    "schemes": 'SELECT scheme, version, "current", patients, splits, tables FROM schemes ORDER BY scheme, version',
     "tables": 'SELECT name, version, "rows", label, scheme, created_at, path FROM tables ORDER BY name, version',
     "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY "
     + natural("sample_key"),
@@ -51,8 +52,8 @@ _KINDS: Mapping[str, str] = {
     "run": "SELECT * FROM runs WHERE run_id = $name",
     "table": 'SELECT t.name, t.row_count AS "rows", r.run_id FROM core.tabular t JOIN core.run r ON r.id = t.run '
     "WHERE t.name = $name",
-    "split scheme": "SELECT scheme, split, count(*) AS patients FROM splits WHERE scheme = $name "
-    "GROUP BY ALL ORDER BY 2",
+    "split scheme": "SELECT * FROM schemes WHERE lower(scheme) = lower($base) "
+    'AND (version = $version OR ($version IS NULL AND "current"))',
     "sample": "SELECT * FROM samples WHERE sample_key = $name",
 }
 _VERSIONS = (

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from featstore.catalog.connection import CONFIG, Catalog, exclusive, explaining, identifier, retry_busy
+from featstore.catalog.connection import CONFIG, UTC, Catalog, exclusive, explaining, identifier, retry_busy
 from featstore.errors import SqlError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def query(
         try:
             attach = f"ATTACH {_literal(str(catalog.path))} AS store (READ_ONLY)"
             retry_busy(lambda: connection.execute(attach), catalog.path, catalog.wait_s)
+            connection.execute(UTC)
             connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             connection.execute(f"SET temp_directory = {_literal(spill)}")
             # Before anything of the catalog is looked at: a stranger's may hold views that read files.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from featstore.catalog.connection import arrow, first, registered
@@ -10,9 +11,11 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-#: SQL: what the weights of a feature set ``f`` are called in ``core.trained_on``. Where nobody said which weights made
-#: imported vectors, they are those of this one version: all imports have the weights "unknown".
-WEIGHTS = "CASE WHEN f.model_version = 'unknown' THEN f.name || '@v' || f.version ELSE f.model_version END"
+#: What feature sets share that have no weights in common: nobody said which made the vectors; or a plugin's encoder has
+#: none, and what is hashed is nothing.
+_NONE = ("unknown", hashlib.sha256().hexdigest())
+#: SQL: what the weights of a feature set ``f`` are called in ``core.trained_on``; of none, they are this one version's.
+WEIGHTS = f"CASE WHEN f.model_version IN {_NONE} THEN f.name || '@v' || f.version ELSE f.model_version END"
 
 
 def weights(connection: duckdb.DuckDBPyConnection, feature_set: int) -> tuple[str, list[str]]:
@@ -29,14 +32,14 @@ def sort_out(connection: duckdb.DuckDBPyConnection, model_version: str, patients
     """Those of some patients (``patient_id``, each once) whom nobody has named for these weights yet.
 
     Returns:
-        ``patient_id`` of those in the store, by patient_id; and how many of all are in the store.
+        ``patient_id`` of those, in order; and how many of all are in the store now.
     """
     with registered(connection, named=patients):
         here = first(connection.execute("SELECT count(*) FROM named JOIN core.patient USING (patient_id)"))
         new = arrow(
             connection,
-            "SELECT patient_id FROM named JOIN core.patient p USING (patient_id) WHERE p.id NOT IN "
-            "(SELECT patient FROM core.trained_on WHERE model_version = ?) ORDER BY 1",
+            "SELECT patient_id FROM named WHERE patient_id NOT IN "
+            "(SELECT patient_id FROM core.trained_on WHERE model_version = ?) ORDER BY 1",
             [model_version],
         )
     return new, int(here[0]) if here else 0
@@ -46,7 +49,6 @@ def put(connection: duckdb.DuckDBPyConnection, model_version: str, patients: pa.
     """Add patients (``patient_id``) to those that some weights were trained on."""
     with registered(connection, named=patients):
         connection.execute(
-            "INSERT INTO core.trained_on SELECT ?, p.id, ? FROM named JOIN core.patient p USING (patient_id) "
-            "ORDER BY p.id",
+            "INSERT INTO core.trained_on SELECT ?, patient_id, ? FROM named ORDER BY patient_id",
             [model_version, run],
         )

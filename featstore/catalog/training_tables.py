@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import first
 from featstore.catalog.runs import add_run
-from featstore.errors import ConflictError, NotFoundError, did_you_mean
+from featstore.errors import ConflictError, CorruptError, NotFoundError, did_you_mean
 from featstore.keys import Ref
 
 if TYPE_CHECKING:
@@ -65,15 +65,22 @@ class Latest:
     """What tells a version from the one that would be made next.
 
     Attributes:
+        report: versions of an older featstore don't say there whether anything was ``fitted``.
+        run: surrogate id of the one that made it.
         inputs: alias and surrogate id of the feature set, of every vector input, in order.
+        runs: of every input, the tables among them, in order.
     """
 
+    id: int
     version: int
     path: str
     recipe: dict[str, Any]
+    report: dict[str, Any]
     scheme: int | None
     data_hash: str
+    run: int
     inputs: list[tuple[str, int]]
+    runs: list[list[int]]
 
 
 def next_version(connection: duckdb.DuckDBPyConnection, name: str) -> int:
@@ -99,19 +106,38 @@ def latest(connection: duckdb.DuckDBPyConnection, name: str) -> Latest | None:
     """The latest version of a table, if there is one."""
     row = first(
         connection.execute(
-            "SELECT id, version, path, recipe, scheme, data_hash FROM core.training_table WHERE name = ? "
+            "SELECT id, version, path, recipe, report, scheme, data_hash, run FROM core.training_table WHERE name = ? "
             "ORDER BY version DESC LIMIT 1",
             [name],
         )
     )
     if not row:
         return None
-    inputs = connection.execute(
-        "SELECT alias, feature_set FROM core.table_input WHERE training_table = ? AND feature_set IS NOT NULL "
-        "ORDER BY position",
-        [row[0]],
+    found = connection.execute(
+        "SELECT alias, feature_set, runs FROM core.table_input WHERE training_table = ? ORDER BY position", [row[0]]
     ).fetchall()
-    return Latest(row[1], row[2], json.loads(row[3]), row[4], row[5], inputs)
+    id, version, path, recipe, report, scheme, data_hash, run = row
+    return Latest(
+        id, version, path, _object(recipe, f"The recipe of {name}@v{version}"),
+        _object(report, f"The report of {name}@v{version}"), scheme, data_hash, run,
+        [(alias, feature_set) for alias, feature_set, _ in found if feature_set is not None],
+        [runs for _, _, runs in found],
+    )  # fmt: skip
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    """A JSON object of the catalog.
+
+    Raises:
+        CorruptError: it is none: a store may be a stranger's.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise CorruptError(f"{what} is no JSON object.", hint="restore the catalog from a backup")
+    return value
 
 
 def put(
@@ -142,14 +168,34 @@ def put(
                 item.runs,
             ],
         )  # fmt: skip
-    for fit in fits:
-        connection.execute(
-            "INSERT INTO core.fit VALUES (?, ?, ?, ?)", [found[0], fit.fold, fit.train_rows, fit.train_hash]
-        )
+    _add_fits(connection, found[0], fits)
     for item in row.report.get("allowed", ()):
         connection.execute(
             "INSERT INTO core.allowed VALUES (?, ?, ?, ?)", [found[0], item["kind"], item["reason"], item["found"]]
         )
+
+
+def _add_fits(connection: duckdb.DuckDBPyConnection, table: int, fits: Sequence[Fit]) -> None:
+    for fit in fits:
+        connection.execute(
+            "INSERT INTO core.fit VALUES (?, ?, ?, ?)", [table, fit.fold, fit.train_rows, fit.train_hash]
+        )
+
+
+def renew_runs(connection: duckdb.DuckDBPyConnection, table: int, runs: Sequence[Sequence[int]]) -> None:
+    """Say that the inputs of a version, in their order, were made by these runs: they give the very same bytes."""
+    for position, ids in enumerate(runs):
+        connection.execute(
+            "UPDATE core.table_input SET runs = ? WHERE training_table = ? AND position = ?",
+            [list(ids), table, position],
+        )
+
+
+def complete(connection: duckdb.DuckDBPyConnection, table: int, report: Mapping[str, Any], fits: Sequence[Fit]) -> None:
+    """Give a version of an older featstore the report of today, and what its steps were fitted on."""
+    connection.execute("UPDATE core.training_table SET report = ? WHERE id = ?", [json.dumps(report), table])
+    connection.execute("DELETE FROM core.fit WHERE training_table = ?", [table])
+    _add_fits(connection, table, fits)
 
 
 def fits(connection: duckdb.DuckDBPyConnection, name: str, version: int) -> dict[str, str]:
@@ -205,7 +251,7 @@ def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:
     """One row of the view ``tables``: the version asked for, else the latest.
 
     Raises:
-        NotFoundError: no such table or version, with a suggestion.
+        NotFoundError: no such table or version, with a suggestion. CorruptError: its recipe or report is no object.
     """
     cursor = connection.execute("SELECT * FROM tables WHERE name = ? ORDER BY version DESC", [ref.name])
     names = [d[0] for d in cursor.description]
@@ -218,7 +264,8 @@ def get(connection: duckdb.DuckDBPyConnection, ref: Ref) -> dict[str, Any]:
         )
     for row in rows:
         if ref.version in {None, row["version"]}:
-            return row | {"recipe": json.loads(row["recipe"]), "report": json.loads(row["report"])}
+            what = f"{row['name']}@v{row['version']}"
+            return row | {key: _object(row[key], f"The {key} of {what}") for key in ("recipe", "report")}
     raise NotFoundError(
         f"The table {ref.name!r} has no version {ref.version}; its latest is v{rows[0]['version']}.",
         hint=f"featstore show {ref.name}",

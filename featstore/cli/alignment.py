@@ -12,6 +12,10 @@ from featstore.cli.output import note, note_lookalikes, plural, print_table
 _LABELS = 8
 #: What is said of how samples were made: the most telling first.
 _CONFOUNDERS = 5
+#: Below this, an association is as good as none.
+_WEAK = 0.1
+#: Classes above which a label is probably a number.
+_MANY = 20
 _MEASURES = {"cramers_v": "Cramér's V", "eta2": "η²"}
 
 
@@ -60,12 +64,14 @@ def _print_inputs(inputs: Mapping[str, Mapping[str, Any]]) -> None:
         if dropped := facts.get("dropped_samples"):
             note(f"{alias}: {plural(dropped, 'sample')} more than --max-samples-per-patient were not pooled.")
     if pending := sum(facts.get("pending_samples", 0) for facts in inputs.values()):
-        note(f"{plural(pending, 'sample')} have no current vector and are left out.\n  next: featstore extract")
+        has = "has" if pending == 1 else "have"
+        note(f"{plural(pending, 'sample')} {has} no current vector, left out.\n  next: featstore extract")
 
 
 def _note_table(name: str, facts: Mapping[str, Any], entity: str) -> None:
     gaps = "".join(f", {column} is missing for {n:,}" for column, n in facts.get("gaps", {}).items() if n)
-    note(f"Table {name!r}: {facts['rows']:,} rows, {facts['patients']:,} of them patients here{gaps}.")
+    here = "of them patients here" if facts["rows"] == facts["patients"] else "patients of them here"
+    note(f"Table {name!r}: {facts['rows']:,} rows, {facts['patients']:,} {here}{gaps}.")
     why = {
         "too_old": "an earlier one that is too old", "future": "only later ones", "untimed": "no time of their own",
     }  # fmt: skip
@@ -114,15 +120,16 @@ def _print_rows(by_split: Mapping[str, Mapping[str, Any]]) -> None:
     )  # fmt: skip
     if len(labels) > len(shown):
         note(f"… and {len(labels) - len(shown):,} more labels; --json gives all.")
+    if len(labels) > _MANY:
+        note(f"{len(labels):,} classes: if the label is a number, say so: --label-kind number (label: kind: number).")
 
 
 def _note_confounders(confounders: Sequence[Mapping[str, Any]]) -> None:
     for found in confounders[:_CONFOUNDERS]:
         words = [f"{key} {found[key]:.2f}" for key in ("accuracy", "baseline") if found.get(key) is not None]
         words.append(f"{_MEASURES.get(found['measure'], found['measure'])} {found['value']:.2f}")
-        accuracy, baseline = found.get("accuracy"), found.get("baseline")
-        better = found["value"] > 0 if accuracy is None or baseline is None else accuracy > baseline
-        note(f"{found['column']} {'predicts' if better else 'hardly predicts'} the label: {', '.join(words)}.")
+        how = "hardly predicts" if found["value"] < _WEAK else "predicts"
+        note(f"{found['column']} {how} the label: {', '.join(words)}.")
 
 
 def _in_order(words: Iterable[str]) -> list[str]:

@@ -34,7 +34,7 @@ def sql(store: Store, query: str, form: str) -> None:
 
 @click.command()
 @with_store
-@click.argument("noun", metavar="features|runs|tables|samples|plugins")
+@click.argument("noun", metavar="features|runs|schemes|tables|samples|plugins")
 @format_option
 def ls(store: Store, noun: str, form: str) -> None:
     """List what the store holds."""

@@ -74,5 +74,5 @@ def trained_on(
         print_json(asdict(result))
         return
     note(f"{plural(result.added, 'patient')} added, {result.known:,} known before: {', '.join(result.feature_sets)}.")
-    if result.elsewhere:
-        note(f"Of the list, {plural(result.elsewhere, 'patient')} left out: not in the store, they can't leak here.")
+    if later := result.added + result.known - result.here:
+        note(f"{result.here:,} in the store now; {plural(later, 'patient')} will count as soon as they are.")

@@ -113,7 +113,7 @@ def _add_encoder(branch: Tree, encoder: Mapping[str, Any]) -> None:
     weights = [f"weights {encoder['weights'][:12]}"]
     weights += [f"{key} {model[key]}" for key in ("checkpoint", "pretrained", "source") if key in model]
     if encoder["trained_on"]:
-        weights.append(f"trained on {plural(encoder['trained_on'], 'patient')} of this store")
+        weights.append(f"trained on {plural(encoder['trained_on'], 'patient')}")
     _add(at, ", ".join(weights))
     settings = encoder["preprocessing"] | model.get("settings", {})
     if settings:

@@ -49,6 +49,8 @@ def add_table(
 ) -> TabularResult:
     """Read a CSV or Parquet file with one row a patient, and keep it as the table ``name``.
 
+    Times with a zone are kept as what they are in UTC, without one.
+
     Args:
         time: a column of times: the table is dated, with one row a patient and time.
 
@@ -65,6 +67,7 @@ def add_table(
     if not rows.num_rows or rows.num_columns < 2:
         raise UsageError(f"{path.name} has no {'rows' if not rows.num_rows else 'columns beside patient_id'}.")
     check_ids(rows.column("patient_id"), "patient_id")
+    rows = _naive(rows)
     if time is not None:
         _check_times(rows, time, path.name)
     keys = ["patient_id"] if time is None else ["patient_id", time]
@@ -85,6 +88,15 @@ def add_table(
         catalog.put(connection, name, rows, digest, run.run_id, facts, time=time)
         result.run_id = run.run_id
     return result
+
+
+def _naive(rows: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_timestamp(field.type) and field.type.tz is not None:
+            rows = rows.set_column(place, field.name, rows.column(place).cast(pa.timestamp(field.type.unit)))
+    return rows
 
 
 def _check_times(rows: pa.Table, time: str, file: str) -> None:

@@ -29,11 +29,12 @@ class TrainedOnResult:
 
     Attributes:
         feature_sets: all that are made with the same weights, as ``NAME@vK``: it is said of each.
-        model_version: the weights; ``NAME@vK`` of vectors that were imported without saying which weights made them.
+        model_version: the weights; ``NAME@vK`` of vectors that were imported without saying which weights made them,
+            and of encoders without weights.
         run_id: the run; None where nothing was new.
         added: patients.
         known: patients that were named for these weights before.
-        elsewhere: ids that are no patient here, who can't leak: they were left out.
+        here: of both, how many are in the store now. The others count as soon as they are.
     """
 
     feature_sets: list[str]
@@ -41,7 +42,7 @@ class TrainedOnResult:
     run_id: str | None
     added: int
     known: int
-    elsewhere: int
+    here: int
 
 
 def trained_on(
@@ -68,7 +69,7 @@ def trained_on(
 
     Raises:
         UsageError: none of the three, or several. SqlError: the condition. ConflictError: ids that are missing.
-        NotFoundError: no such feature set, scheme, version, split or file; or nobody was told who is in the store.
+        NotFoundError: no such feature set, scheme, version, split or file; or nobody was told.
     """
     started = utc_now()
     if sum(way is not None for way in (scheme, where, patients)) != 1:
@@ -94,13 +95,9 @@ def trained_on(
         model_version, same = catalog.weights(connection, feature_set.id)
         named = _of_scheme(connection, str(scheme), split) if named is None else named
         new, here = catalog.sort_out(connection, model_version, named)
-        if not here:
-            raise NotFoundError(
-                f"None of the {named.num_rows:,} patient(s) that were told is in the store.",
-                hint='featstore sql "select patient_id from patients"',
-            )
-        known, elsewhere = here - new.num_rows, named.num_rows - here
-        result = TrainedOnResult(same, model_version, None, new.num_rows, known, elsewhere)
+        if not named.num_rows:
+            raise NotFoundError("No patient was told.", hint='featstore sql "select patient_id from patients"')
+        result = TrainedOnResult(same, model_version, None, new.num_rows, named.num_rows - new.num_rows, here)
         if not new.num_rows:
             return result
         run = create_run()

@@ -14,12 +14,11 @@ import numpy.typing as npt
 from featstore.errors import UsageError, one_line
 from featstore.learn.calibration import platt, sigmoid
 from featstore.learn.request import ProbeRequest
+from featstore.tables.fitted import TRUSTED
 
 Array = npt.NDArray[Any]
 #: At most so many parts, for Platt's scaling.
 _PLATT_FOLDS = 5
-#: The only types beyond skops' own trusted ones that a probe's file may hold.
-TRUSTED = ("numpy.dtype",)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog import metrics
 from featstore.catalog.connection import Catalog
 from featstore.errors import UsageError
+from featstore.keys import FOLD
 from featstore.learn import notes
 from featstore.learn.measuring import measure_all, summarize
 from featstore.learn.request import ProbeRequest
@@ -23,9 +23,6 @@ from featstore.tables.made_of import require_train_rows
 
 if TYPE_CHECKING:
     from featstore.tables import TrainingTable
-
-#: A split that is train or val, fold by fold.
-_FOLD = re.compile(r"fold[0-9]+")
 
 
 def probe(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTable, **options: Any) -> ProbeResult:
@@ -91,5 +88,5 @@ def _fit(table: TrainingTable, request: ProbeRequest, said: list[str]) -> tuple[
 def _splits(folds: list[Fold], planned: list[str]) -> list[str]:
     """The splits of the table and those of its scheme that have no row in it; ``train`` and ``val`` first."""
     have = {split for fold in folds for split in fold.rows.splits if split is not None}
-    have |= {split for split in planned if not (folds[0].name and _FOLD.fullmatch(split))}
+    have |= {split for split in planned if not (folds[0].name and FOLD.fullmatch(split))}
     return sorted(have, key=lambda split: (split != "train", split != "val", split))

@@ -125,6 +125,11 @@ def _drawn(connection: duckdb.DuckDBPyConnection, request: SplitRequest, rows: R
     if not chosen:
         raise UsageError("No patient is left to split.", hint="ingest samples first, or check --require-modality")
     outside = {row["patient_id"]: request.holdout_as for row in chosen if row["patient_id"] in held}
+    if request.holdout is not None and not outside:  # a misspelt site would leave no external test set, and nobody know
+        raise UsageError(
+            f"No patient meets --holdout {request.holdout!r}.",
+            hint='featstore sql "select site, count(*) from patients group by all"',
+        )
     inside = [row for row in chosen if row["patient_id"] not in held]
     beside = [] if request.holdout is None else [request.holdout_as]
     if request.leave_one_site_out:

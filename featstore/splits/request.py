@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from featstore.errors import UsageError
-from featstore.keys import check_name
+from featstore.keys import FOLD, check_name
 from featstore.splits.dealing import shares_of
-
-_FOLD = re.compile(r"fold[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ class SplitRequest:
         return not self._given and self.export is not None
 
     def _is_fold(self, name: str) -> bool:
-        return (self.k_folds is not None or self.leave_one_site_out) and _FOLD.fullmatch(name) is not None
+        return (self.k_folds is not None or self.leave_one_site_out) and FOLD.fullmatch(name) is not None
 
     def _check_together(self) -> None:
         """Refuse what would be ignored."""
@@ -217,7 +214,7 @@ def folds_among(names: Sequence[str]) -> int:
     Raises:
         UsageError: they begin at another number, or one is missing.
     """
-    folds = [name for name in names if _FOLD.fullmatch(name)]
+    folds = [name for name in names if FOLD.fullmatch(name)]
     if folds and (len(folds) < 2 or set(folds) != {f"fold{i}" for i in range(len(folds))}):
         raise UsageError(
             f"The folds are {', '.join(sorted(folds))}: folds are fold0, fold1, …, at least two, without a gap.",

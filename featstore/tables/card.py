@@ -139,7 +139,7 @@ def _encoder(encoder: Mapping[str, Any]) -> list[str]:
     if encoder.get("preprocessing"):
         found.append(f"preprocessing {settings(encoder['preprocessing'])}")
     if encoder.get("trained_on"):
-        found.append(f"weights trained on {count(encoder['trained_on'], 'patient')} of this store")
+        found.append(f"weights trained on {count(encoder['trained_on'], 'patient')}")
     return found
 
 

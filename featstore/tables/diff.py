@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.catalog import lineage as queries
 from featstore.catalog import training_tables
+from featstore.catalog.alignment import KEYS
 from featstore.catalog.connection import Catalog
 from featstore.errors import UsageError
 from featstore.tables.data import DATA
 from featstore.tables.diff_data import ColumnDiff, compare, open_file
 from featstore.tables.diff_rows import RowsDiff, compare_rows, keys_of
 from featstore.tables.lineage import describe
+from featstore.tables.made_of import altered, kept_rows
+from featstore.tables.mending import ROWS
 from featstore.tables.training import TrainingTable
 
 if TYPE_CHECKING:
@@ -99,6 +102,9 @@ def diff(catalog: Catalog, a: TrainingTable, b: TrainingTable) -> TableDiff:
     Raises:
         CorruptError: data can't be read, or have a key twice.
     """
+    for table in (a, b):
+        if (table.path / ROWS).exists():  # versions of before have their rows in their data alone
+            kept_rows(table.path, table.entity)
     with catalog.read() as connection:
         one, other = (_facts(connection, table) for table in (a, b))
     found = TableDiff(
@@ -197,6 +203,9 @@ def _compare_data(found: TableDiff, a: TrainingTable, b: TrainingTable, fold: st
     paths = a.path / fold / DATA, b.path / fold / DATA
     with open_file(paths[0]) as first, open_file(paths[1]) as second:
         before, after = first.schema_arrow, second.schema_arrow
+        for path, form, table in zip(paths, (before, after), (a, b), strict=True):
+            if gone := [name for name in KEYS[table.entity] if name not in form.names]:
+                raise altered(path, f"it has no column {gone[0]!r}")
         changes = list(_columns(before, after, fold))
         found.columns.extend(changes)
         if filecmp.cmp(*paths, shallow=False):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.errors import PluginError, UsageError
+from featstore.errors import CorruptError, PluginError, UsageError
 from featstore.spec import Fuser, Matrix, Parts, Transformer
+from featstore.tables.tabular import categories
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featstore.tables.fuse import Steps
 
 #: The only types beyond skops' own trusted ones that a fitted table may hold. Never "whatever the file holds".
 TRUSTED = ("numpy.dtype",)
@@ -42,11 +48,30 @@ class Fitted:
         return {name: value for name, value in found.items() if value not in (None, {})}
 
     @classmethod
-    def restore(cls, fuser: Fuser, estimators: Mapping[str, Any]) -> Fitted:
-        """From a new fuser of the same name, and what :meth:`estimators` gave."""
-        fuser.restore(estimators.get("fuser", {}))
-        kept = {name: estimators[name] for name in ("encode", "inputs", "missing", "steps") if name in estimators}
-        return cls(fuser, **kept)
+    def restore(cls, steps: Steps, estimators: Mapping[str, Any], form: pa.Schema, table: str) -> Fitted:
+        """From the recipe's steps, new and unfitted, and what :meth:`estimators` gave.
+
+        Args:
+            form: the columns of the table's data.
+            table: what to call it in an error.
+
+        Raises:
+            CorruptError: these aren't the objects that such steps make: what was left out would do nothing, unseen.
+        """
+        found = _translated(dict(estimators), steps, form)
+        wanted = {
+            "encode": {name: columns for name, columns in steps.encode.items() if columns},
+            "inputs": {alias: own for alias, own in steps.inputs.items() if own},
+            "missing": steps.missing, "steps": steps.steps,
+        }  # fmt: skip
+        wanted = {name: value for name, value in wanted.items() if value not in (None, {})}
+        of_fuser = found.pop("fuser", {})
+        if wrong := [*_unlike(wanted, found), *_fuser_unlike(steps.fuser, of_fuser)]:
+            raise CorruptError(
+                f"What {table} has learned isn't what its recipe's steps learn: {', '.join(wrong)}.",
+                hint="materialize it again; or restore its folder from a backup",
+            )
+        return cls(steps.fuser, **_in_order(wanted, found))
 
     def own(self, alias: str, values: Matrix, steps: int | None = None) -> Matrix:
         """One input through the first of its own steps. A row that is missing, all NaN, stays so."""
@@ -84,6 +109,78 @@ class Fitted:
         return _chain(list(self.steps.items())[:steps], fused)
 
 
+def _unlike(wanted: Any, found: Any, path: str = "") -> list[str]:
+    """What of the steps has no fitted object, and what else is there."""
+    if not isinstance(wanted, Mapping):
+        return [] if hasattr(found, "transform") else [f"{path} can't transform"]
+    if not isinstance(found, Mapping):
+        return [f"{path or 'it'} is no mapping"]
+    names = {name: f"{path}.{name}" if path else str(name) for name in (*wanted, *found)}
+    wrong = [f"{names[name]} is missing" for name in wanted if name not in found]
+    wrong += [f"{names[name]} is in no recipe's step" for name in found if name not in wanted]
+    return wrong + [
+        line for name in wanted if name in found for line in _unlike(wanted[name], found[name], names[name])
+    ]
+
+
+def _fuser_unlike(fuser: Fuser, estimators: Any) -> list[str]:
+    """Let the fuser take back what it gave, and ask for it again."""
+    try:
+        fuser.restore(estimators)
+        again = dict(fuser.estimators())
+    except Exception as error:  # a plugin's: whatever it raises, this isn't what it gave
+        return [f"the fuser can't take back what it learned ({type(error).__name__}: {error})"]
+    return [] if set(again) == set(estimators) else ["the fuser learned something else"]
+
+
+def _in_order(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Found objects in the recipe's order."""
+    return {
+        name: _in_order(inner, found[name]) if isinstance(inner, Mapping) else found[name]
+        for name, inner in wanted.items()
+    }
+
+
+def _translated(found: dict[str, Any], steps: Steps, form: pa.Schema) -> dict[str, Any]:
+    """What featstore 0.1 kept, as it is kept now; what can't be said so stays as it is.
+
+    There was one step after the fuser that imputed, and one encoder for all of a table's categorical columns.
+    """
+    old = {"impute", "standardize", "pca", "onehot"} & set(found)
+    if not old or {"encode", "inputs", "missing", "steps"} & set(found):
+        return found
+    if "impute" in old and type(steps.fuser).__name__ != "Concat":
+        return found  # to fill what is fused isn't to fuse what is filled
+    new = {name: value for name, value in found.items() if name not in old}
+    if after := {name: found[name] for name in ("standardize", "pca") if name in old}:
+        new["steps"] = after
+    if "impute" in old:
+        new["missing"] = found["impute"]
+    if "onehot" in old:
+        new["encode"] = {
+            table: _one_a_column(encoder, steps.encode.get(table, {}), form)
+            for table, encoder in found["onehot"].items()
+        }
+    return new
+
+
+def _one_a_column(encoder: Any, columns: Iterable[str], form: pa.Schema) -> Any:
+    import pyarrow as pa
+    from sklearn.preprocessing import OneHotEncoder
+
+    names, known = list(columns), getattr(encoder, "categories_", [])
+    if len(names) != len(known):
+        return encoder
+    made = {}
+    for name, values in zip(names, known, strict=True):
+        kind = form.field(name).type
+        if pa.types.is_floating(kind) or pa.types.is_timestamp(kind):  # they were written otherwise: 1.0, not 1
+            values = categories(pa.chunked_array([pa.array(list(values), pa.string()).cast(kind)]))
+        made[name] = OneHotEncoder(categories=[values], handle_unknown="ignore", sparse_output=False)
+        made[name].fit(values[:, None])
+    return made
+
+
 def side_by_side(parts: Parts) -> Matrix:
     """Parts → float64 (rows, sum of widths)."""
     return np.concatenate(list(parts.values()), axis=1)
@@ -104,7 +201,7 @@ def _chain(steps: Iterable[tuple[str, Transformer]], values: Matrix) -> Matrix:
                 raise
             raise UsageError(
                 f"The step {name!r} can't take the missing values of this table.",
-                hint="--impute mean, or --join inner without gaps",
+                hint="--missing mean, or --join inner without gaps",
             ) from error
         if values.ndim != 2 or len(values) != rows:
             raise PluginError(f"The step {name!r} gave an array of shape {values.shape} for {rows} rows.")

@@ -28,7 +28,8 @@ class Leak:
     """One way in which a table leaks.
 
     Attributes:
-        kind: one of :data:`featstore.tables.recipe.LEAKS`, or ``split-overlap``, which is never allowed.
+        kind: one of :data:`featstore.tables.recipe.LEAKS`, or ``split-overlap``, which is never allowed; of a table
+            that was made also ``stale``, where something else that it was made of has changed.
         message: what it is, in one sentence.
         rows: the offending rows, as far as they are told one by one (1,000 at most).
         found: how many there are.
@@ -123,7 +124,7 @@ def _older_versions(found: Found) -> list[Leak]:
     names = ", ".join(f"{row['input']}={row['feature_set']} (there is {row['latest']})" for row in found.rows)
     latest = ", ".join(sorted({row["latest"] for row in found.rows}))
     message = f"{found.count} input(s) are of an older version of their feature set: {names}."
-    return [Leak("stale", message, found.rows, found.count, f"take {latest}")] if found.count else []
+    return [Leak("older-version", message, found.rows, found.count, f"take {latest}")] if found.count else []
 
 
 def _outdated(found: Found) -> list[Leak]:
@@ -132,8 +133,14 @@ def _outdated(found: Found) -> list[Leak]:
         f"{found.count:,} sample(s) have other contents by now than {names} was made of: rows would be made of what is "
         "left, or of what they were."
     )
-    hint = "run the same featstore extract again, which makes their vectors anew"
-    return [Leak("stale", message, found.rows, found.count, hint)] if found.count else []
+    anew = bool(found.rows) and all(row["anew"] for row in found.rows)
+    hint = (
+        "materialize it again, which takes their new vectors"
+        if anew
+        else "run the same featstore extract again, which makes their vectors anew"
+    )
+    rows = [{name: value for name, value in row.items() if name != "anew"} for row in found.rows]
+    return [Leak("outdated", message, rows, found.count, hint)] if found.count else []
 
 
 def refuse(leaks: Sequence[Leak], allow: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -14,13 +14,15 @@ from featstore.catalog import feature_sets, splits, training_tables
 from featstore.catalog import leakage as catalog
 from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.connection import Catalog, first
-from featstore.errors import CorruptError, NotFoundError, UsageError, did_you_mean
+from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.files import inside
 from featstore.keys import Ref
 from featstore.tables.data import DATA
 from featstore.tables.features import FeatureSetView
 from featstore.tables.leakage import Leak, check
+from featstore.tables.made_of import altered, kept_pointers, kept_rows, read, read_schema, reading
 from featstore.tables.near import ExactDuplicates, Read, near_leaks
+from featstore.tables.recipe_plain import from_json
 
 if TYPE_CHECKING:
     import duckdb
@@ -104,10 +106,10 @@ def leaks(
         found = check(connection, subject.inputs, label=subject.label, columns=subject.columns, everyone=everyone)
     found += _stale(subject)
     equal = ExactDuplicates(rows.num_rows, subject.reads)
-    for alias, read in subject.reads.items():
+    for alias, block in subject.reads.items():
         size = max(1, _BLOCK_BYTES // (8 * subject.widths[alias]))
         for start in range(0, rows.num_rows, size):
-            equal.add(start, {alias: read(start, min(start + size, rows.num_rows))})
+            equal.add(start, {alias: block(start, min(start + size, rows.num_rows))})
     found += equal.leaks(rows, everyone=everyone)
     found += near_leaks(subject.reads, rows, threshold, everyone=everyone)
     return LeakReport(subject.name, scheme, threshold, everyone, rows.num_rows, found)
@@ -155,18 +157,12 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
     """Each row of the table's is one; of folds, whose vectors are the same in each, the first is read."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     row = training_tables.get(connection, ref)
     name, folder = f"{row['name']}@v{row['version']}", inside(store, row["path"])
-    try:
-        rows, pointers = (pq.read_table(folder / f"{file}.parquet") for file in ("rows", "pointers"))
-        data = pq.ParquetFile(folder / ("fold0" if row["folds"] else "") / DATA)
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptError(
-            f"A file of {name} can't be read: {str(error).splitlines()[0]}",
-            hint=f"restore {folder} from a backup, or materialize it again",
-        ) from error
+    file = folder / ("fold0" if row["folds"] else "") / DATA
+    rows = kept_rows(folder, row["entity"])
+    pointers, form = kept_pointers(folder, rows.num_rows), read_schema(file)
     catalog.align_rows(connection, rows, splits.scheme_id(connection, scheme) if scheme else None)
     items = []
     for item in training_tables.inputs(connection, row["name"], row["version"]):
@@ -175,10 +171,19 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
             items.append(VectorInput(item.alias, found, item.modality, item.aggregation is not None))
             mine = pointers.filter(pc.equal(pointers.column("alias"), item.alias))
             catalog.use_pointers(connection, len(items) - 1, items[-1], mine)
-    names = [c for t in row["recipe"].get("tables", ()) for c in (*t.get("numeric", ()), *t.get("categorical", ()))]
-    widths = {item.alias: int(data.schema_arrow.field(item.alias).type.list_size) for item in items}
-    reads = {item.alias: _Column(data, item.alias).read for item in items}
-    return _Subject(name, items, reads, widths, str(row["label"]), data.read(names) if names else None, row["stale"])
+    names = [name for table in from_json(row["recipe"]).tables for name in table.columns]
+    if gone := [name for name in (*(item.alias for item in items), *names) if name not in form.names]:
+        raise altered(file, f"it has no column {gone[0]!r}")
+    columns = read(file, ["patient_id", *names])
+    if columns.num_rows != rows.num_rows:
+        raise altered(file, f"it has {columns.num_rows} rows, and rows.parquet has {rows.num_rows}")
+    if odd := [item.alias for item in items if not pa.types.is_fixed_size_list(form.field(item.alias).type)]:
+        raise altered(file, f"its column {odd[0]!r} holds no vectors")
+    widths = {item.alias: int(form.field(item.alias).type.list_size) for item in items}
+    reads = {item.alias: _Column(file, item.alias).read for item in items}
+    return _Subject(
+        name, items, reads, widths, str(row["label"]), columns.select(names) if names else None, row["stale"]
+    )
 
 
 def _ref(connection: duckdb.DuckDBPyConnection, feature_set: int) -> Ref:
@@ -191,22 +196,28 @@ def _ref(connection: duckdb.DuckDBPyConnection, feature_set: int) -> Ref:
 class _Column:
     """Vectors of a Parquet file, some rows at a time."""
 
-    file: Any
+    path: Path
     name: str
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        metadata = self.file.metadata
-        ends = np.cumsum([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)])
-        groups = range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(ends, stop - 1, "right")) + 1)
-        rows = self.file.read_row_groups(list(groups), columns=[self.name]).column(self.name).combine_chunks()
+        with reading(self.path) as file:
+            metadata = file.metadata
+            ends = np.cumsum([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)])
+            first, last = (int(np.searchsorted(ends, at, "right")) for at in (start, stop - 1))
+            groups = range(first, last + 1)
+            rows = file.read_row_groups(list(groups), columns=[self.name]).column(self.name).combine_chunks()
         before = int(ends[groups[0]]) - metadata.row_group(groups[0]).num_rows
         part = rows.slice(start - before, stop - start)
         return np.asarray(part.flatten()).reshape(stop - start, rows.type.list_size)
 
 
+#: How the reasons of the column ``tables.stale`` begin that the checks name row by row.
+_LOOKED_AT = ("the feature set ", "samples of ")
+
+
 def _stale(subject: _Subject) -> list[Leak]:
-    """What the catalog says has changed since a table was made; feature sets were looked at already."""
-    because = [text for text in (subject.stale or "").split("; ") if text and not text.startswith("the feature set ")]
+    """What the catalog says has changed since a table was made; feature sets and samples were looked at already."""
+    because = [text for text in (subject.stale or "").split("; ") if text and not text.startswith(_LOOKED_AT)]
     if not because:
         return []
     message = f"{subject.name} is stale: {'; '.join(because)}."

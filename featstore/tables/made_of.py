@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,18 +24,71 @@ if TYPE_CHECKING:
 PLACES = "row of "
 
 
-def kept_rows(path: Path) -> pa.Table:
+def kept_rows(path: Path, entity: str = "patient") -> pa.Table:
     """The table's rows: keys, split, label, and the places in tabular data sets.
 
+    Args:
+        entity: what a row is, for its keys.
+
     Raises:
-        CorruptError: they aren't there, or can't be read.
+        CorruptError: they aren't there, can't be read, or aren't what featstore writes.
     """
-    return read(path / "rows.parquet")
+    file = path / "rows.parquet"
+    rows = read(file)
+    survival = ("time", "event") if "event" in rows.column_names else ()
+    _require(file, rows, dict.fromkeys((*KEYS[entity], "split", "label", "label_type"), "string"), nulls=True)
+    _require(file, rows, dict(zip(survival, ("double", "bool"), strict=False)))
+    _require(file, rows, {"patient_id": "string"})
+    places = [name for name in rows.column_names if name.startswith(PLACES)]
+    _require(file, rows, dict.fromkeys(places, "int64"), nulls=True)
+    for name in places:
+        _within(file, rows, name)
+    return rows
 
 
-def kept_pointers(path: Path) -> pa.Table:
-    """``position, alias, segment, row, sample_key``: which stored vectors are in which row."""
-    return read(path / "pointers.parquet")
+def kept_pointers(path: Path, rows: int | None = None) -> pa.Table:
+    """``position, alias, segment, row, sample_key``: which stored vectors are in which row.
+
+    Args:
+        rows: how many the table has, where that is known.
+
+    Raises:
+        CorruptError: they aren't there, can't be read, or aren't what featstore writes.
+    """
+    file = path / "pointers.parquet"
+    pointers = read(file)
+    numbers = ("position", "segment", "row")
+    _require(file, pointers, dict.fromkeys(numbers, "int64") | {"alias": "string", "sample_key": "string"})
+    for name in numbers:
+        _within(file, pointers, name, rows if name == "position" else None)
+    return pointers
+
+
+def _require(file: Path, rows: pa.Table, types: Mapping[str, str], *, nulls: bool = False) -> None:
+    for name, wanted in types.items():
+        if rows.column_names.count(name) != 1:
+            raise altered(file, f"it has {'no' if name not in rows.column_names else 'more than one'} column {name!r}")
+        column = rows.column(name)
+        if str(column.type) != wanted:
+            raise altered(file, f"its column {name!r} holds {column.type}, not {wanted}")
+        if column.null_count and not nulls:
+            raise altered(file, f"its column {name!r} has gaps")
+
+
+def _within(file: Path, rows: pa.Table, name: str, end: int | None = None) -> None:
+    """Raise where numbers are below 0, or not below ``end``."""
+    import pyarrow.compute as pc
+
+    found = pc.min_max(rows.column(name)).as_py()
+    if found["min"] is not None and (found["min"] < 0 or (end is not None and found["max"] >= end)):
+        raise altered(file, f"its column {name!r} points outside of what is there")
+
+
+def altered(file: Path, why: str) -> CorruptError:
+    """A file that can be read, but isn't as featstore wrote it."""
+    return CorruptError(
+        f"{file} isn't as featstore wrote it: {why}.", hint="materialize again; or restore it from a backup"
+    )
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -44,7 +97,7 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         CorruptError: it isn't there, or can't be read.
     """
-    with _readable(path) as file:
+    with reading(path) as file:
         return file.read(columns)
 
 
@@ -54,12 +107,17 @@ def read_schema(path: Path) -> pa.Schema:
     Raises:
         CorruptError: it isn't there, or can't be read.
     """
-    with _readable(path) as file:
+    with reading(path) as file:
         return file.schema_arrow
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[pq.ParquetFile]:
+def reading(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, for the block.
+
+    Raises:
+        CorruptError: it isn't there, or can't be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

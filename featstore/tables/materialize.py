@@ -128,29 +128,45 @@ def align(catalog: Catalog, recipe: Recipe, *, without: pa.Table | None = None) 
     Args:
         without: keys of rows that aren't wanted.
     """
-    chosen = None
-    if recipe.where is not None:
-        chosen = sandbox.predicate(catalog, "samples", "sample_key", recipe.where, "--where")
+    while True:
+        state, chosen = _chosen(catalog, recipe)
+        with catalog.read() as connection:
+            if state == splits.state(connection):
+                return _aligned(connection, recipe, chosen, without)
+        # Something came in since the condition was looked at: look again, or part of it would be left out.
+
+
+def _chosen(catalog: Catalog, recipe: Recipe) -> tuple[int, pa.Table | None]:
+    """The samples that meet the condition, and what the catalog's state was before it was looked at."""
     with catalog.read() as connection:
-        scheme = splits.scheme(connection, recipe.scheme) if recipe.scheme else None
-        tables = {t.name: tabular.fetch(connection, t.name, t.time) for t in recipe.tables}
-        labels = _labels(connection, recipe)
-        sets = [_vector_input(connection, recipe, item) for item in recipe.inputs]
-        if recipe.entity == "sample" and all(s.per != "sample" for s in sets):
-            raise UsageError(
-                "A table of samples has the samples of an input for rows, and every input here is pooled.",
-                hint=f"leave the aggregation out of one: --input {sets[0].alias}={sets[0].feature_set}/MODALITY",
-            )
-        wanted = Wanted(
-            recipe.entity, sets, [DatedTable(t.name, t.time, t.within_s) for t in recipe.tables], labels,
-            scheme=(scheme.id, scheme.name) if scheme else None, join=recipe.join,
-            min_modalities=recipe.min_modalities, chosen=chosen, as_of=_as_of(connection, recipe), without=without,
-        )  # fmt: skip
-        found = alignment.align(connection, wanted)
-        parts = {t.name: TabularPart.align(t, tables[t.name], found.table_rows[t.name]) for t in recipe.tables}
-        leaks = leakage.check(connection, sets, label=str(recipe.label), columns=_columns(parts))
-        found.report["confounders"] = confounders(connection, len(sets)) if labels else []
-        paths = {s.alias: feature_sets.segment_paths(connection, s.feature_set.id) for s in sets}
+        state = splits.state(connection)
+    if recipe.where is None:
+        return state, None
+    return state, sandbox.predicate(catalog, "samples", "sample_key", recipe.where, "--where")
+
+
+def _aligned(
+    connection: duckdb.DuckDBPyConnection, recipe: Recipe, chosen: pa.Table | None, without: pa.Table | None
+) -> Aligned:
+    scheme = splits.scheme(connection, recipe.scheme) if recipe.scheme else None
+    tables = {t.name: tabular.fetch(connection, t.name, t.time) for t in recipe.tables}
+    labels = _labels(connection, recipe)
+    sets = [_vector_input(connection, recipe, item) for item in recipe.inputs]
+    if recipe.entity == "sample" and all(s.per != "sample" for s in sets):
+        raise UsageError(
+            "A table of samples has the samples of an input for rows, and every input here is pooled.",
+            hint=f"leave the aggregation out of one: --input {sets[0].alias}={sets[0].feature_set}/MODALITY",
+        )
+    wanted = Wanted(
+        recipe.entity, sets, [DatedTable(t.name, t.time, t.within_s) for t in recipe.tables], labels,
+        scheme=(scheme.id, scheme.name) if scheme else None, join=recipe.join,
+        min_modalities=recipe.min_modalities, chosen=chosen, as_of=_as_of(connection, recipe), without=without,
+    )  # fmt: skip
+    found = alignment.align(connection, wanted)
+    parts = {t.name: TabularPart.align(t, tables[t.name], found.table_rows[t.name]) for t in recipe.tables}
+    leaks = leakage.check(connection, sets, label=str(recipe.label), columns=_columns(parts))
+    found.report["confounders"] = confounders(connection, len(sets)) if labels else []
+    paths = {s.alias: feature_sets.segment_paths(connection, s.feature_set.id) for s in sets}
     # Only segments that hold some of these vectors: one that was only reserved need not be there.
     used = {alias: rows.column("segment").unique().to_pylist() for alias, rows in found.pointers.items()}
     segments = {alias: {id: paths[alias][id] for id in used[alias]} for alias in used}
@@ -176,6 +192,12 @@ def _vector_input(connection: duckdb.DuckDBPyConnection, recipe: Recipe, item: I
     # In a table of samples, what is pooled is pooled over the patient; what isn't is the sample's own.
     usual: Entity = "patient" if recipe.entity == "sample" and item.aggregation else recipe.entity
     per = item.per or usual
+    most = item.max_samples or recipe.max_samples
+    if most is not None and item.aggregation in {"first", "last"}:
+        raise UsageError(
+            f"{item.alias}: {item.aggregation} of {most} samples spread over a row's isn't the {item.aggregation}.",
+            hint="leave out max_samples there, or pool otherwise: mean",
+        )
     if _ENTITIES.index(per) > _ENTITIES.index(recipe.entity):
         raise UsageError(
             f"{item.alias}: per {per} is finer than a row of this table, a {recipe.entity}.",
@@ -183,7 +205,7 @@ def _vector_input(connection: duckdb.DuckDBPyConnection, recipe: Recipe, item: I
         )
     return VectorInput(
         item.alias, found, item.modality, item.aggregation is not None, per,
-        item.max_samples or recipe.max_samples, item.order_by or recipe.order_by,
+        most, item.order_by or recipe.order_by,
     )  # fmt: skip
 
 
@@ -250,7 +272,7 @@ def complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe, fold: str) 
     for name, part in fusion.tabular.items():
         report["tables"][name] |= {
             "missing": int((~part.present).sum()), "unseen": part.unseen,
-            "features": part.names(fusion.fitted.encode[name]),
+            "features": part.names(fusion.fitted.encode.get(name, {})),
             "gaps": {mask.removeprefix("has_"): int((~has).sum()) for mask, has in part.masks().items()},
         }  # fmt: skip
     report["nearly_constant"] = nearly_constant(fusion.fitted.steps.get("standardize"))

@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import csv
 import fcntl
+import logging
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from featstore.errors import ConflictError, NotFoundError, SetupError, UsageError
 from featstore.files import fsync
 from featstore.spec import ExporterSpec
 
+log = logging.getLogger("featstore")
+
 #: What a store is made of: no export goes in there.
 _STORE = {"features", "runs", "tables", "models", "catalog.duckdb", "featstore.toml"}
 #: The file that is locked in a folder while an export writes there.
 _LOCK = "lock"
+#: Where old files are kept in it until all new ones are in place.
+_OLD = "old"
 #: How a data card begins.
 CARD_TITLE = "# Data card: "
 #: Characters of an index that hold the names of its first columns.
@@ -61,51 +66,140 @@ def card_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.card.md")
 
 
-@contextlib.contextmanager
-def placing(out: Path, write: Callable[[Path], None]) -> Iterator[Made]:
-    """Let ``write(path)`` write on entry, and put what it made in place when the block ends without an error.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What was made for one ``out``: files in a folder of their own, ``out`` itself the last."""
 
-    It may make more than one file (``x.npy`` and ``x.index.csv``): they are made in a folder of their own, and ``out``
-    itself is put in place last. Where there are several, the old ``out`` goes first: whatever stops this in between
-    leaves no array, rather than one beside an index of other rows. What killed exports to ``out`` left is removed.
+    out: Path
+    folder: Path
+    files: list[Path]
+    made: Made
+
+
+@dataclass(slots=True)
+class Exports:
+    """Files that were made aside, and wait to be put in place."""
+
+    parts: list[_Part] = field(default_factory=list)
+    _undo: list[tuple[Path, Path]] = field(default_factory=list)
+
+    def place(self) -> None:
+        """Put everything in place. What was there is kept until the block of :func:`exporting` has ended.
+
+        Raises:
+            SetupError: something can't be put in place.
+        """
+        for part in self.parts:
+            try:
+                self._place(part)
+            except OSError as error:
+                raise _cant_write(part.out, error) from error
+
+    def _place(self, part: _Part) -> None:
+        old = part.folder / _OLD
+        if len(part.files) > 1 and os.path.lexists(part.out):
+            self._undo.append((old / part.out.name, part.out))
+            os.rename(part.out, old / part.out.name)
+            fsync(part.out.absolute().parent)
+        for path in part.files:
+            target = part.out.with_name(path.name)
+            there = os.path.lexists(target)
+            if there:
+                self._undo.append((old / path.name, target))
+                try:
+                    os.link(target, old / path.name, follow_symlinks=False)
+                except OSError:  # a disk without hard links
+                    os.rename(target, old / path.name)
+            os.replace(path, target)
+            if not there:
+                self._undo.append((target, path))
+        fsync(part.out.absolute().parent)
+
+    def restore(self) -> None:
+        """Take everything back that was put in place, as far as that can be done."""
+        for source, target in reversed(self._undo):
+            try:
+                os.rename(source, target)
+                source.unlink(missing_ok=True)  # two links of one file: then a rename does nothing
+            except FileNotFoundError:
+                continue  # it stopped before that
+            except OSError as error:
+                log.error("%s can't be put back: %s. It is %s.", target, error.strerror or error, source)
+        self._undo.clear()
+
+    def forget(self) -> None:
+        """Remove what was there before."""
+        for part in self.parts:
+            shutil.rmtree(part.folder / _OLD, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exporting(writes: Mapping[Path, Callable[[Path], None]]) -> Iterator[Exports]:
+    """Let each ``write(path)`` write aside on entry; :meth:`Exports.place` puts all of it in place.
+
+    If the block fails afterwards, all is put back. A ``write`` may make more than one file (``x.npy`` and
+    ``x.index.csv``): ``out`` itself is put in place last. Where there are several, the old ``out`` goes first: a kill
+    in between leaves no array, rather than one beside an index of other rows. What killed exports to ``out`` left is
+    removed.
 
     Raises:
         as ``write`` does; UsageError, ConflictError: something is in the way.
         SetupError: the folder can't be written to, or is full.
     """
     with contextlib.ExitStack() as stack:
+        exports = Exports()
+        for out, write in writes.items():
+            try:
+                exports.parts.append(_made(out, write, stack))
+            except OSError as error:
+                raise _cant_write(out, error) from error
         try:
-            _remove_leftovers(out)
-            aside = stack.enter_context(_aside(out))
-            write(aside / out.name)
-            made = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
-            for path in made:
-                target = out.with_name(path.name)
-                if path.is_dir() and os.path.lexists(target):
-                    raise _in_the_way(target)
-                if path.name == out.name and target.is_dir():
-                    raise UsageError(f"{target} is a folder, not a file to write.", hint="choose another --out")
-                if path.name != out.name:
-                    _require_free(out, target)
-            result = _settle(aside)
-        except OSError as error:
-            raise SetupError(
-                f"{out} can't be written: {error.strerror or error}.", hint="choose another --out, or make room there"
-            ) from error
-        yield result
-        if len(made) > 1:
-            out.unlink(missing_ok=True)
-            fsync(out.absolute().parent)
-        for path in made:
-            os.replace(path, out.with_name(path.name))
-        fsync(out.absolute().parent)
+            yield exports
+        except BaseException:
+            exports.restore()
+            raise
+        exports.forget()
 
 
 @contextlib.contextmanager
-def _aside(out: Path) -> Iterator[Path]:
-    """A new folder near ``out``, which is gone afterwards. While it is in use, a file beside it is locked."""
-    name = f"{secrets.token_hex(4)}-{out.name}"
-    folder, unlocked = out.with_name(f".tmp-{name}"), out.with_name(f".new-{name}")
+def placing(out: Path, write: Callable[[Path], None]) -> Iterator[Made]:
+    """Let ``write(path)`` write on entry, and put what it made in place when the block ends without an error.
+
+    Raises:
+        as :func:`exporting` and :meth:`Exports.place` do.
+    """
+    with exporting({out: write}) as exports:
+        yield exports.parts[0].made
+        exports.place()
+
+
+def _made(out: Path, write: Callable[[Path], None], stack: contextlib.ExitStack) -> _Part:
+    remove_leftovers(out.absolute().parent, rf"\.tmp-[0-9a-f]{{8}}-{re.escape(out.name)}")
+    folder = stack.enter_context(locked_folder(out.parent, f"-{out.name}"))
+    aside = folder / "made"
+    aside.mkdir()
+    (folder / _OLD).mkdir()
+    write(aside / out.name)
+    files = sorted(aside.iterdir(), key=lambda path: path.name == out.name)
+    for path in files:
+        target = out.with_name(path.name)
+        if path.is_dir() and os.path.lexists(target):
+            raise _in_the_way(target)
+        if path.name == out.name and target.is_dir():
+            raise UsageError(f"{target} is a folder, not a file to write.", hint="choose another --out")
+        if path.name != out.name:
+            _require_free(out, target)
+    return _Part(out, folder, files, _settle(aside))
+
+
+@contextlib.contextmanager
+def locked_folder(parent: Path, ending: str = "") -> Iterator[Path]:
+    """A new folder ``.tmp-…``, which is gone afterwards. While it is in use, a file in it is locked.
+
+    It stays where old files couldn't be put back from it.
+    """
+    name = f"{secrets.token_hex(4)}{ending}"
+    folder, unlocked = parent / f".tmp-{name}", parent / f".new-{name}"
     unlocked.mkdir()
     try:
         descriptor = os.open(unlocked / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -116,23 +210,30 @@ def _aside(out: Path) -> Iterator[Path]:
         # Some file systems know no locks: then no leftover can be told from a folder in use, and none is removed.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        unlocked.rename(folder)  # from here on, other exports may take it for a leftover
-        (folder / "made").mkdir()
-        yield folder / "made"
+        unlocked.rename(folder)  # from here on, others may take it for a leftover
+        yield folder
     finally:
         os.close(descriptor)
-        for path in (folder, unlocked):
-            shutil.rmtree(path, ignore_errors=True)
+        if any((folder / _OLD).glob("*")):
+            (folder / _LOCK).unlink(missing_ok=True)  # so that nobody takes it for a leftover
+        else:
+            for path in (folder, unlocked):
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Remove the folders that exports to ``out`` left when they were killed: nobody holds their locks."""
-    ours = re.compile(rf"\.tmp-[0-9a-f]{{8}}-{re.escape(out.name)}")
-    for folder in out.absolute().parent.iterdir():
-        if not ours.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+def remove_leftovers(parent: Path, names: str, *, unlocked: bool = False) -> None:
+    """Remove the folders of :func:`locked_folder` that were left by a kill: nobody holds their locks.
+
+    Args:
+        names: what they are called, a regular expression.
+        unlocked: those without a lock, too: where nobody but featstore makes folders of such names.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if unlocked else 0)
+    for folder in parent.iterdir():
+        if not re.fullmatch(names, folder.name) or folder.is_symlink() or not folder.is_dir():
             continue
         with contextlib.suppress(OSError):  # it is in use, or another user's
-            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            descriptor = os.open(folder / _LOCK, flags, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -170,6 +271,12 @@ def _settle(folder: Path) -> Made:
         if path.is_file():
             files, nbytes = files + 1, nbytes + path.stat().st_size
     return Made(files, nbytes)
+
+
+def _cant_write(out: Path, error: OSError) -> SetupError:
+    return SetupError(
+        f"{out} can't be written: {error.strerror or error}.", hint="choose another --out, or make room there"
+    )
 
 
 def _in_the_way(target: Path) -> ConflictError:

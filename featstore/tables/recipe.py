@@ -15,8 +15,10 @@ Join = Literal["inner", "left", "outer"]
 LabelKind = Literal["classes", "number", "survival"]
 #: Columns that a table has, or may have; no input may be called so.
 RESERVED = ("patient_id", "visit_id", "sample_key", "split", "fold", "label", "time", "event", "fused")
+#: What fills missing values, by the step ``impute``; ``knn(5)`` has its number of neighbours.
+MISSING = ("none", "mean", "median", "zero", "knn")
 #: What ``allow`` may except from refusal; :mod:`featstore.tables.leakage` says what each is.
-LEAKS = ("same-content", "same-vectors", "near-duplicates", "fine-tuned", "label-input", "stale")
+LEAKS = ("same-content", "same-vectors", "near-duplicates", "fine-tuned", "label-input", "older-version", "outdated")
 _SPAN = re.compile(r"(?P<number>[1-9][0-9]*)(?P<unit>[dhw])")
 
 
@@ -167,6 +169,7 @@ class Recipe:
             one_of("allow", kind, LEAKS)
             if not reason.strip():
                 raise UsageError(f"allow {kind} needs a reason: it is kept with the table.", hint=f"{kind}=WHY")
+        one_of("missing", self.missing.partition("(")[0].strip(), MISSING)
         encoders = (t.encode for t in self.tables)
         for what in (self.fuser, self.missing, *encoders, *self.steps, *(s for part in self.parts for s in part.steps)):
             parse_words(what)

@@ -12,19 +12,21 @@ from featstore.arrays import FeatureReader
 from featstore.catalog import feature_sets, training_tables
 from featstore.catalog.alignment import KEYS
 from featstore.catalog.connection import Catalog
+from featstore.errors import CorruptError
 from featstore.files import inside
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, versions
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.data import DATA
 from featstore.tables.fuse import Fusion, Steps
-from featstore.tables.made_of import PLACES, kept_pointers, kept_rows, read, read_schema
+from featstore.tables.made_of import PLACES, altered, kept_pointers, kept_rows, read, read_schema
 from featstore.tables.materialize import poolers
+from featstore.tables.mending import digest
 from featstore.tables.recipe import Recipe
 from featstore.tables.recipe_plain import from_json
 from featstore.tables.rows import Rows
 from featstore.tables.tabular import TabularPart
-from featstore.tables.writing import batches, digest, masks, new_folder, schema
+from featstore.tables.writing import batches, masks, new_folder, schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,8 +58,8 @@ def reproduce(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTa
     Raises:
         CorruptError: something that it was made of is gone or damaged.
     """
-    recipe, kept = from_json(table.recipe), kept_rows(table.path)
-    keys = KEYS[recipe.entity]
+    recipe, kept = from_json(table.recipe), kept_rows(table.path, table.entity)
+    keys = KEYS[table.entity]
     columns = [name for name in kept.column_names if not name.startswith(PLACES)]
     rows = Rows(kept.select(columns), keys, table.folds, recipe.label.kind == "classes")
     with catalog.read() as connection:
@@ -72,13 +74,19 @@ def reproduce(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTa
         }
         runs = {i.tabular: training_tables.run_name(connection, i.runs[0]) for i in made_of if i.tabular is not None}
         then = training_tables.packages(connection, table.name, table.version)
+    known = {*paths, *(f"{PLACES}{name}" for name in runs)}
+    if lost := [n for n in (*(i.alias for i in recipe.inputs), *(f"{PLACES}{t.name}" for t in recipe.tables))
+                if n not in known or (n.startswith(PLACES) and n not in kept.column_names)]:  # fmt: skip
+        raise CorruptError(
+            f"{table}: what {', '.join(lost)} was made of isn't known any more.", hint="restore the store from a backup"
+        )
     result = ReproduceResult(str(table), same=True)
     now = versions()
     result.packages = {
         name: (then.get(name), now.get(name)) for name in sorted({*then, *now}) if then.get(name) != now.get(name)
     }
     pools = poolers(recipe, plugins)
-    pointers = kept_pointers(table.path)
+    pointers = kept_pointers(table.path, len(rows))
     with new_folder(store) as temporary:
         for fold in rows.names:
             inputs = {
@@ -104,12 +112,24 @@ def _pooled(
 
     mine = pointers.filter(pc.equal(pointers.column("alias"), alias))
     used = mine.column("segment").unique().to_pylist()
+    if strange := sorted(set(used) - set(paths)) if used else ["none"]:
+        raise CorruptError(
+            f"{alias} was made of segments that the catalog doesn't know: {', '.join(map(str, strange[:5]))}.",
+            hint="materialize again; or restore the store from a backup",
+        )
     reader = FeatureReader({id: inside(store, paths[id]) for id in used}, committed=True)
+    ends = np.array([reader.segments[id].layout.rows for id in used])
+    segments, at = (mine.column(c).to_numpy() for c in ("segment", "row"))
+    order = np.argsort(used)
+    if (at >= ends[order][np.searchsorted(np.array(used)[order], segments)]).any():
+        raise CorruptError(f"{alias} was made of rows that its segments don't have.", hint="restore it from a backup")
     return PooledInput.of(reader, mine, rows, dim, pool)
 
 
 def _tabular(store: Path, recipe: Recipe, kept: pa.Table, runs: dict[str, str], data: Path) -> dict[str, TabularPart]:
     """The tabular inputs from the rows that their runs took in, whatever the tables hold by now."""
+    import pyarrow.compute as pc
+
     form = read_schema(data)
     parts = {}
     for spec in recipe.tables:
@@ -118,19 +138,24 @@ def _tabular(store: Path, recipe: Recipe, kept: pa.Table, runs: dict[str, str], 
         named = [file for file in folder.glob("*.parquet") if file.stem.lower() == spec.name.lower()]
         rows = read(named[0] if named else folder / f"{spec.name}.parquet")
         order = ["patient_id"] if spec.time is None else ["patient_id", spec.time]
+        if gone := [n for n, where in [*((k, rows.column_names) for k in order), *((c, rows.column_names) for c in
+                    spec.columns), *((c, form.names) for c in spec.columns)] if n not in where]:  # fmt: skip
+            raise altered(data, f"it, or the rows of {spec.name!r}, has no column {gone[0]!r}")
         rows = rows.sort_by([(key, "ascending") for key in order]).select(list(spec.columns))
         for place, name in enumerate(spec.columns):  # as DuckDB gave them
             rows = rows.set_column(place, name, rows.column(name).cast(form.field(name).type))
-        parts[spec.name] = TabularPart.align(spec, rows, kept.column(f"{PLACES}{spec.name}"))
+        places = kept.column(f"{PLACES}{spec.name}")
+        if (pc.max(places).as_py() or 0) >= max(1, rows.num_rows):
+            raise altered(data.parent / "rows.parquet", f"it points at rows that {spec.name!r} hasn't")
+        parts[spec.name] = TabularPart.align(spec, rows, places)
     return parts
 
 
 def _apart(old: Path, new: Path) -> dict[str, float | None]:
     """Column → how far two files of the same rows are apart, where they are; None where that is no number."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    one, other = pq.ParquetFile(old).read(), pq.ParquetFile(new).read()
+    one, other = read(old), read(new)
     found: dict[str, float | None] = {}
     for name in dict.fromkeys([*one.column_names, *other.column_names]):
         both = name in one.column_names and name in other.column_names

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featstore.keys import FOLD
 from featstore.tables.features import label_type, typed_labels
 from featstore.tables.fuse import Facts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FOLD = re.compile(r"fold[0-9]+")
 #: Of survival, as scikit-survival has it.
 SURVIVAL = np.dtype([("event", np.bool_), ("time", np.float64)])
 
@@ -59,7 +58,7 @@ class Rows:
             return column
         known = column.dictionary_encode()
         new = [
-            value if value is None or not _FOLD.fullmatch(value) else "val" if value == fold else "train"
+            value if value is None or not FOLD.fullmatch(value) else "val" if value == fold else "train"
             for value in known.dictionary.to_pylist()
         ]
         return pa.array(new, pa.string()).take(known.indices)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,15 +81,44 @@ class TabularPart:
             if not (known & train).any():
                 raise UsageError(f"The column {name!r} has no value in any train row.", hint="leave it out")
             fitted[name] = step.fit(_once(Block(values[known & train][:, None])))
-            others = set(values[known]) - set(values[known & train])
-            if others:
-                self.unseen[name] = sorted(others)
+            self._note_unseen(name, values[known & train])
         return fitted
 
+    def compare(self, train: pa.Table, table: str) -> None:
+        """Note which values the train rows of a table that was made before haven't.
+
+        Args:
+            train: their clinical columns, as that table has them.
+            table: what to call it in an error.
+
+        Raises:
+            ConflictError: a column holds values of another kind by now.
+        """
+        for name in self.spec.columns:
+            self._require_kind(name, train.schema.field(name).type, table)
+        for name in self.spec.categorical:
+            self._note_unseen(name, categories(train.column(name)))
+
+    def _require_kind(self, name: str, then: pa.DataType, table: str) -> None:
+        column = self.raw.column(name)
+        if column.null_count == len(column):
+            return
+        kinds = [_kind(column.type), _kind(then)]
+        if name in self.spec.numeric:  # true and false are as good as 1 and 0 there
+            kinds = ["numbers" if kind == "booleans" else kind for kind in kinds]
+        if kinds[0] != kinds[1]:
+            raise ConflictError(
+                f"The column {name!r} of {self.spec.name!r} holds {kinds[0]} by now, and {kinds[1]} when {table} was "
+                f"made{_odd_text(column) if kinds == ['text', 'numbers'] else ''}: none of them would be known.",
+                hint=f"correct it, and featstore ingest-table --name {self.spec.name} --replace; or materialize again",
+            )
+
+    def _note_unseen(self, name: str, train: npt.NDArray[np.object_]) -> None:
+        if others := set(self._category(name)) - set(train) - {None}:
+            self.unseen[name] = sorted(others)
+
     def _category(self, name: str) -> npt.NDArray[np.object_]:
-        values = np.empty(self.raw.num_rows, object)
-        values[:] = [None if v is None else str(v) for v in self.raw.column(name).to_pylist()]
-        return values
+        return categories(self.raw.column(name))
 
     def names(self, encoders: Mapping[str, Any]) -> list[str]:
         """The features that this part gives: the numeric columns, and those that encoders make."""
@@ -139,6 +170,54 @@ class TabularPart:
         return found
 
 
+def categories(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    """Values as categories: text (rows,), None where there is none.
+
+    One value is one text, whatever the type of its column: 1.0 is "1", and midnight is the day. A column of whole
+    numbers becomes one of decimals by a single 2.5, and the others must stay what they were.
+    """
+    values = np.empty(len(column), object)
+    values[:] = [None if v is None else _category(v) for v in column.to_pylist()]
+    return values
+
+
+def _category(value: Any) -> str:
+    if isinstance(value, float | Decimal):
+        return str(int(value)) if value == int(value) else repr(float(value))
+    if isinstance(value, datetime) and value.tzinfo is None and value.time() == time():
+        return str(value.date())
+    return str(value)
+
+
+def _kind(kind: pa.DataType) -> str:
+    """What a column holds, in a word; types of one kind may follow each other as rows come and go."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return "numbers"
+    if types.is_string(kind) or types.is_large_string(kind):
+        return "text"
+    if types.is_date(kind) or types.is_timestamp(kind):
+        return "dates"
+    return "booleans" if types.is_boolean(kind) else str(kind)
+
+
+def _odd_text(column: pa.ChunkedArray) -> str:
+    """The first value that is no number."""
+    return next((f" (such as {v!r})" for v in column.to_pylist() if v is not None and not _is_number(v)), "")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _once(block: Block) -> Callable[[], Iterator[Block]]:
     return lambda: iter([block])
 
@@ -155,9 +234,6 @@ def _finite(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 def _odd_one(rows: pa.Table, name: str) -> str:
     """The first value that made a column of numbers one of text: "n/a" among ages is easily overlooked."""
     for patient, value in zip(rows.column("patient_id").to_pylist(), rows.column(name).to_pylist(), strict=True):
-        try:
-            float(value)
-        except (TypeError, ValueError):
-            if value is not None:
-                return f" (such as {value!r} of patient {patient})"
+        if value is not None and not _is_number(value):
+            return f" (such as {value!r} of patient {patient})"
     return ""

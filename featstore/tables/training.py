@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,15 +42,15 @@ class TrainingTable:
     name: str
     version: int
     path: Path
-    recipe: dict[str, Any]
-    report: dict[str, Any]
+    recipe: dict[str, Any] = field(repr=False)
+    report: dict[str, Any] = field(repr=False)
     created_at: datetime
     entity: str
     folds: int
     stale: str | None
-    _store: Path
-    _catalog: Catalog
-    _plugins: Plugins
+    _store: Path = field(repr=False)
+    _catalog: Catalog = field(repr=False)
+    _plugins: Plugins = field(repr=False)
 
     def __str__(self) -> str:
         return f"{self.name}@v{self.version}"

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featstore.catalog import lineage as queries
 from featstore.catalog import training_tables
 from featstore.catalog.alignment import Alignment
 from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.connection import Catalog
 from featstore.catalog.splits import Scheme
-from featstore.errors import ConflictError
 from featstore.files import fsync, inside, write_json
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, finished
@@ -29,7 +28,8 @@ from featstore.tables.card import card
 from featstore.tables.data import CARD, DATA, TableData
 from featstore.tables.fuse import Fusion
 from featstore.tables.lineage import planned
-from featstore.tables.placing import card_beside, placing
+from featstore.tables.mending import FITTED, POINTERS, ROWS, digest, gaps, mend
+from featstore.tables.placing import card_beside, exporting, locked_folder, remove_leftovers
 from featstore.tables.recipe import Recipe
 from featstore.tables.recipe_file import from_json, to_yaml
 from featstore.tables.rows import Rows
@@ -164,17 +164,23 @@ def write_fold(plugins: Plugins, made: Made, fold: str, fusion: Fusion, look: Lo
     if estimators := fusion.fitted.estimators():
         from skops import io as skops  # imports all of scikit-learn: seconds, and only where something was fitted
 
-        skops.dump(estimators, folder / "fitted.skops")
+        skops.dump(estimators, folder / FITTED)
     made.report["fitted"] = bool(estimators)
     made.digests[fold] = digest(folder / DATA)
     made.width = made.width or fusion.width
 
 
-def new_folder(store: Path) -> TemporaryDirectory[str]:
-    """A folder to make a table in, where it will stay: a rename can't leave its disk. No table's name begins so."""
+@contextmanager
+def new_folder(store: Path) -> Iterator[str]:
+    """A folder to make a table in, where it will stay: a rename can't leave its disk. No table's name begins so.
+
+    What was left of killed ones is removed.
+    """
     tables = store / "tables"
     tables.mkdir(exist_ok=True)
-    return TemporaryDirectory(dir=tables, prefix=".tmp-", ignore_cleanup_errors=True)
+    remove_leftovers(tables, r"\.tmp-.*", unlocked=True)
+    with locked_folder(tables) as folder:
+        yield str(folder)
 
 
 def keep(
@@ -182,32 +188,54 @@ def keep(
 ) -> MaterializeResult:
     """Keep what was made as the next version, unless the latest is by this very recipe and has these very bytes.
 
-    On any error the store and ``out`` are as they were.
+    Of such a version, what is gone or damaged is put beside what isn't, and its runs become those of now. On any error
+    the store and ``out`` are as they were.
     """
     targets = {fold: out.with_name(f"{out.stem}.{fold}{out.suffix}") if fold else out for fold in made.digests if out}
     facts = finished("materialize", started, made.recipe.to_json(), plugins)
-    latest = _latest(catalog, made)
-    version = latest[0] if latest else _next(catalog, made.recipe.name)
-    kept = inside(store, latest[1]) / CARD if latest else None
-    if kept and kept.is_file():  # a run that makes nothing new is no part of what it is from
-        text = kept.read_text("utf-8")
-    else:
-        origin = planned(catalog, _inputs(made), made.scheme.id if made.scheme else None, facts)
-        text = card(made.recipe.to_json(), made.report, origin, made.recipe.name, version)
-    with ExitStack() as stack:
+    while True:
+        latest = _latest(catalog, made)
+        version = latest.version if latest else _next(catalog, made.recipe.name)
+        text = _card(store, catalog, made, facts, latest, version)
+        writes = {
+            target: _exporter(plugins, made.folder / fold / DATA, target, wide, text)
+            for fold, target in targets.items()
+        }
         # What can't be exported is refused here, before anything is recorded.
-        for fold, target in targets.items():
-            stack.enter_context(placing(target, _exporter(plugins, made.folder / fold / DATA, target, wide, text)))
-        run_id = None
-        if latest:
-            path = inside(store, latest[1])
-        else:
+        with exporting(writes) as exports:
+            if latest:
+                path, run_id = inside(store, latest.path), None
+                exports.place()
+                _renew(catalog, made, latest, path, text)
+                break
             _complete(made, text)
-            path, run_id = _record(store, catalog, made, facts, version)
+            if kept := _record(store, catalog, made, facts, version, exports.place):
+                path, run_id = kept
+                break
+        # Another process made that version meanwhile: perhaps this very one.
     return MaterializeResult(
         made.recipe.name, version, len(made.rows), made.width, path, run_id is None, run_id, made.report,
         list(targets.values()),
     )  # fmt: skip
+
+
+def _card(
+    store: Path,
+    catalog: Catalog,
+    made: Made,
+    facts: dict[str, Any],
+    latest: training_tables.Latest | None,
+    version: int,
+) -> str:
+    """The data card; a version keeps its own, and a run that makes nothing new is no part of what it is from."""
+    if latest:
+        kept = inside(store, latest.path) / CARD
+        if kept.is_file() and latest.runs == _runs(made):
+            return kept.read_text("utf-8")
+        with catalog.read() as connection:
+            facts = queries.runs(connection, [latest.run])[latest.run]
+    origin = planned(catalog, _inputs(made), made.scheme.id if made.scheme else None, facts)
+    return card(made.recipe.to_json(), made.report, origin, made.recipe.name, version)
 
 
 def _exporter(plugins: Plugins, data: Path, out: Path, wide: bool, text: str) -> Callable[[Path], None]:
@@ -222,8 +250,8 @@ def _exporter(plugins: Plugins, data: Path, out: Path, wide: bool, text: str) ->
     return export
 
 
-def _latest(catalog: Catalog, made: Made) -> tuple[int, str] | None:
-    """Version and path of the table's latest version, if it is by the same recipe, of the same inputs, and equal."""
+def _latest(catalog: Catalog, made: Made) -> training_tables.Latest | None:
+    """The table's latest version, if it is by the same recipe, of the same inputs, and equal."""
     with catalog.read() as connection:
         latest = training_tables.latest(connection, made.recipe.name)
     if latest is None:
@@ -232,12 +260,29 @@ def _latest(catalog: Catalog, made: Made) -> tuple[int, str] | None:
     scheme = made.scheme.id if made.scheme else None
     same = (latest.inputs, latest.scheme, latest.data_hash) == (inputs, scheme, made.digest)
     # Through a Recipe: what an older featstore wrote in other words is the same recipe.
-    return (latest.version, latest.path) if same and from_json(latest.recipe) == made.recipe else None
+    return latest if same and from_json(latest.recipe) == made.recipe else None
 
 
 def _next(catalog: Catalog, name: str) -> int:
     with catalog.read() as connection:
         return training_tables.next_version(connection, name)
+
+
+def _renew(catalog: Catalog, made: Made, latest: training_tables.Latest, path: Path, text: str) -> None:
+    """Mend the equal version that is there: what of it is gone, damaged, or not yet of today."""
+    runs, older = _runs(made), "fitted" not in latest.report
+    # Places of rows and vectors are those in the runs that the catalog names.
+    again = [ROWS, POINTERS, CARD] if runs != latest.runs else []
+    missing = gaps(path, made.folder, made.digests, fitted=made.report["fitted"], older=older, again=again)
+    if not missing and not again and not older:
+        return
+    _complete(made, text)
+    with catalog.write() as connection:
+        if again:
+            training_tables.renew_runs(connection, latest.id, runs)
+        if older:
+            training_tables.complete(connection, latest.id, made.report, _fits(made))
+        mend(path, made.folder, missing)
 
 
 def _complete(made: Made, text: str) -> None:
@@ -254,8 +299,8 @@ def _complete(made: Made, text: str) -> None:
     rows = alignment.rows
     for name, places in alignment.table_rows.items():
         rows = rows.append_column(f"row of {name}", places)
-    pq.write_table(rows, folder / "rows.parquet", compression="zstd")
-    with pq.ParquetWriter(folder / "pointers.parquet", _pointers(), compression="zstd") as writer:
+    pq.write_table(rows, folder / ROWS, compression="zstd")
+    with pq.ParquetWriter(folder / POINTERS, _pointers(), compression="zstd") as writer:
         for alias, rows in alignment.pointers.items():
             writer.write_table(
                 rows.add_column(1, "alias", pa.array([alias] * len(rows), pa.string())).cast(_pointers())
@@ -273,36 +318,49 @@ def _pointers() -> pa.Schema:
     ])  # fmt: skip
 
 
-def _record(store: Path, catalog: Catalog, made: Made, facts: dict[str, Any], version: int) -> tuple[Path, str]:
+def _record(
+    store: Path, catalog: Catalog, made: Made, facts: dict[str, Any], version: int, place: Callable[[], None]
+) -> tuple[Path, str] | None:
     """Move the finished folder into place and add its rows, in one transaction; returns path and run.
 
-    Raises:
-        ConflictError: another process has made that version meanwhile.
+    Args:
+        place: puts the exports in place.
+
+    Returns:
+        None where another process has made that version meanwhile.
     """
     recipe = made.recipe
     # The transaction is the outer one: an interrupt after the commit must not take the run's folder away again.
     with catalog.write() as connection, RunFolder.creating(store, "materialize") as create_run:
         if training_tables.next_version(connection, recipe.name) != version:
-            raise ConflictError(f"Another process made {recipe.name}@v{version} meanwhile.", hint="run it again")
+            return None
         path = store / "tables" / recipe.name / f"v{version}"
         row = training_tables.Row(
             recipe.name, version, str(recipe.label), made.scheme.id if made.scheme else None, len(made.rows),
             path.relative_to(store).as_posix(), made.digest, recipe.to_json(), made.report, recipe.entity,
             made.rows.folds or None,
         )  # fmt: skip
-        fits = [
-            training_tables.Fit(fold, int(made.rows.facts(fold).train.sum()), made.rows.train_hash(fold))
-            for fold in made.digests
-            if made.report["fitted"]
-        ]
         run = create_run()
-        training_tables.put(connection, row, _inputs(made), fits, run.run_id, facts)
+        training_tables.put(connection, row, _inputs(made), _fits(made), run.run_id, facts)
         run.record(**facts, table={"name": recipe.name, "version": version, "data_hash": made.digest})
+        place()
         path.parent.mkdir(parents=True, exist_ok=True)
         _put_aside(path, run.run_id)
         made.folder.rename(path)
         fsync(path.parent)
     return path, run.run_id
+
+
+def _fits(made: Made) -> list[training_tables.Fit]:
+    return [
+        training_tables.Fit(fold, int(made.rows.facts(fold).train.sum()), made.rows.train_hash(fold))
+        for fold in made.digests
+        if made.report["fitted"]
+    ]
+
+
+def _runs(made: Made) -> list[list[int]]:
+    return [item.runs for item in _inputs(made)]
 
 
 def _inputs(made: Made) -> list[training_tables.Input]:
@@ -328,9 +386,3 @@ def _put_aside(path: Path, run_id: str) -> None:
         aside = path.with_name(f"{path.name}.orphan-{run_id}")
         path.rename(aside)
         log.warning("%s isn't in the catalog (was it restored from a backup?): kept as %s.", path, aside.name)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,7 +37,7 @@ def matrix(block: Block, no_gaps_for: str = "") -> Matrix:
     if no_gaps_for and np.isnan(values).any():
         raise UsageError(
             f"{no_gaps_for} can't take the missing values of this table.",
-            hint="--impute mean, or --join inner without gaps",
+            hint="--missing mean, or --join inner without gaps",
         )
     return values
 

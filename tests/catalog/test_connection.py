@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -220,3 +221,19 @@ class TestHelpers:
                 assert arrow(connection, "SELECT sum(x)::INT AS n FROM incoming").to_pylist() == [{"n": 3}]
             with pytest.raises(duckdb.CatalogException):
                 connection.execute("FROM incoming")
+
+
+def test_every_connection_reads_times_in_utc(tmp_path: Path) -> None:
+    """Wherever the machine stands: else a time with a zone would be another one on another machine."""
+    script = (
+        "import sys, featstore; from featstore.catalog import sandbox; store = featstore.init(sys.argv[1])\n"
+        "query = \"SELECT current_setting('TimeZone') z, TIMESTAMPTZ '2024-01-01 00:00:00+00'::TIMESTAMP::VARCHAR t\"\n"
+        "for way in (store.catalog.read, store.catalog.write):\n"
+        "    with way() as connection: print(connection.execute(query).fetchall())\n"
+        "print([tuple(row.values()) for row in store.sql(query).to_pylist()])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "store"],
+        env=os.environ | {"TZ": "America/New_York"}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["[('UTC', '2024-01-01 00:00:00')]"] * 3

@@ -66,8 +66,8 @@ def test_trained_on(run_in: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("patient_id\nX\n08\nT 1\n")
     said = run_in("trained-on", "v", "--patients", tmp_path / "p.csv")
     assert said.code == 0
-    assert "2 patients added, 0 known before: v@v1." in said.err
-    assert "Of the list, 1 patient" in said.err
+    assert "3 patients added, 0 known before: v@v1." in said.err
+    assert "2 in the store now; 1 patient will count as soon as they are." in said.err
     assert run_in("trained-on", "v", "--scheme", "default", "--json").json["added"] == 8
     assert run_in("trained-on", "v", "--scheme", "default", "--split", "train").err.startswith(
         "0 patients added, 9 known"

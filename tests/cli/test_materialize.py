@@ -76,7 +76,7 @@ def test_a_file_and_flags_make_the_same_table(run: Callable[..., Any], here: Pat
 
 
 def test_a_recipe_comes_back_as_a_file(run: Callable[..., Any], here: Path) -> None:
-    first = run("materialize", *FLAGS, "--name", "back", "--allow", "stale=frozen for the paper", "--json")
+    first = run("materialize", *FLAGS, "--name", "back", "--allow", "outdated=frozen for the paper", "--json")
     assert first.code == 0, first.err
     shown = run("show", "back", "--recipe")
     assert (shown.code, shown.err) == (0, "")
@@ -93,11 +93,11 @@ def test_a_recipe_comes_back_as_a_file(run: Callable[..., Any], here: Path) -> N
 def test_what_may_stand_beside_a_file(run: Callable[..., Any], here: Path) -> None:
     done = run(
         "materialize", "grade.yaml", "--name", "other", "--set", "steps=[robust]", "--set", "inputs.0.aggregation=max",
-        "--allow", "stale=known", "--out", "other.csv", "--wide", "--json",
+        "--allow", "outdated=known", "--out", "other.csv", "--wide", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err
     recipe = run("show", "other", "--recipe", "--json").json
-    assert (recipe["steps"], recipe["inputs"][0], recipe["allow"]) == (["robust"], "a=v/A:max", {"stale": "known"})
+    assert (recipe["steps"], recipe["inputs"][0], recipe["allow"]) == (["robust"], "a=v/A:max", {"outdated": "known"})
     assert "fused_0" in Path("other.csv").read_text().splitlines()[0]
     assert run("show", "grade", "--json").code == 0
 
@@ -119,12 +119,12 @@ def test_a_recipe_says_where_its_table_goes(run: Callable[..., Any], here: Path)
         (("grade.yaml", "--set", "inputs.0.features=vv"), 1, "Did you mean 'v'"),
         (("grade.yaml", "--set", "steps=[standardise]"), 1, "Did you mean 'standardize'"),
         (("grade.yaml", "--set", "tables.0.numeric=agee"), 1, "Did you mean 'age'"),
-        (("grade.yaml", "--allow", "stail=x"), 2, "Did you mean 'stale'"),
+        (("grade.yaml", "--allow", "outdate=x"), 2, "Did you mean 'outdated'"),
         (("nowhere.yaml",), 1, "no file nowhere.yaml"),
         (("--set", "scheme=cv", "--name", "t", "--input", "v"), 2, "--set changes a recipe file"),
         (("--name", "t"), 2, "Missing option '--input', or a recipe file"),
         (("--input", "v"), 2, "Missing option '--name', or a recipe file"),
-        (("--name", "t", "--input", "v/A:mean", "--allow", "stale"), 2, "--allow 'stale' isn't KEY=VALUE"),
+        (("--name", "t", "--input", "v/A:mean", "--allow", "outdated"), 2, "--allow 'outdated' isn't KEY=VALUE"),
         (("--name", "t", "--input", "v/A:mean", "--join", "left", "--min-modalities", "1"), 2, "--min-modalities both"),
         (("--name", "t", "--input", "v/A:mean", "--table", "clinical", "--numeric", "agee"), 2, "Did you mean 'age'"),
         (("--name", "t", "--input", "v/A:mean", "--step", "pca(2)", "--pca", "2"), 2, "which comes first"),

@@ -1,8 +1,9 @@
-"""Whom an encoder was trained on: recorded once, of its weights, and only of patients who are here."""
+"""Whom an encoder was trained on: recorded once, of its weights, and of patients who aren't here yet, too."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import featstore
-from featstore import ConflictError, NotFoundError, SqlError, UsageError
+from featstore import ConflictError, LeakageError, NotFoundError, SqlError, UsageError
 from featstore.ingest.trained import TrainedOnResult, trained_on
 
 IDS = ["007", "7", "é 3", "a'b", "P 1", "P 2", "P 3", "P 4"]
@@ -79,10 +80,10 @@ def test_a_file_of_ids(store: featstore.Store, say: Callable[..., TrainedOnResul
     """Ids are text; some are told twice, some are of patients who aren't here."""
     (tmp_path / "p.csv").write_text("site,patient_id\nJM,007\nJM,é 3\nKD,08\nKD,x\nJM,007\n", encoding="utf-8")
     result = say("plain", patients=tmp_path / "p.csv")
-    assert (result.added, result.known, result.elsewhere) == (2, 0, 2)
+    assert (result.added, result.known, result.here) == (4, 0, 2)
     # Nobody said which weights made these vectors: it is said of this very feature set, and of no other import.
     assert (result.model_version, result.feature_sets) == ("plain@v1", ["plain@v1"])
-    assert recorded(store, "plain@v1") == {"007", "é 3"}
+    assert recorded(store, "plain@v1") == {"007", "é 3", "08", "x"}
     assert say("plain", patients=tmp_path / "p.csv").run_id is None
 
 
@@ -94,7 +95,7 @@ def test_a_condition(store: featstore.Store, say: Callable[..., TrainedOnResult]
 def test_what_is_refused_leaves_nothing(
     store: featstore.Store, say: Callable[..., TrainedOnResult], tmp_path: Path
 ) -> None:
-    (tmp_path / "none.csv").write_text("patient_id\n08\n")
+    (tmp_path / "none.csv").write_text("patient_id\n")
     (tmp_path / "ids.csv").write_text("patient\n7\n")
     (tmp_path / "gap.csv").write_text("patient_id,x\n7,1\n,2\n")
     before = store.sql("SELECT * FROM trained_on"), sorted((store.path / "runs").iterdir())
@@ -108,8 +109,8 @@ def test_what_is_refused_leaves_nothing(
         (NotFoundError, "no version 9", "a", {"scheme": "s@v9"}),
         (NotFoundError, "no split 'trian'.*'train'", "a", {"scheme": "s", "split": ["trian"]}),
         (SqlError, "--where", "a", {"where": "patient ="}),
-        (NotFoundError, "None of the 0", "a", {"where": "false"}),
-        (NotFoundError, "None of the 1", "a", {"patients": tmp_path / "none.csv"}),
+        (NotFoundError, "No patient", "a", {"where": "false"}),
+        (NotFoundError, "No patient", "a", {"patients": tmp_path / "none.csv"}),
         (NotFoundError, "no column 'patient_id'.*'patient'", "a", {"patients": tmp_path / "ids.csv"}),
         (ConflictError, "no patient_id", "a", {"patients": tmp_path / "gap.csv"}),
         (NotFoundError, "no file", "a", {"patients": tmp_path / "nowhere.csv"}),
@@ -118,3 +119,42 @@ def test_what_is_refused_leaves_nothing(
         with pytest.raises(kind, match=message):
             say(name, **told)
     assert (store.sql("SELECT * FROM trained_on"), sorted((store.path / "runs").iterdir())) == before
+
+
+def test_who_comes_later_is_refused_then(tmp_path: Path) -> None:
+    """Said before anybody of them was here, and once more when one was."""
+    made = featstore.init(tmp_path / "store")
+    rng = np.random.default_rng(3)
+
+    def take_in(ids: list[str]) -> None:
+        np.save(tmp_path / "v.npy", rng.normal(size=(len(ids), 3)).astype(np.float32))
+        lines = [f"{n},{p},{p},A,{'test' if p == 'late' else 'train'}" for n, p in enumerate(ids)]
+        (tmp_path / "v.csv").write_text("\n".join(["row,key,patient_id,modality,split", *lines]))
+        for name in ("v", "w"):
+            made.import_features(
+                tmp_path / "v.npy", name=name, index=tmp_path / "v.csv", dataset="d", model_version="sha-9"
+            )
+
+    table: dict[str, Any] = {"name": "t", "inputs": ["w"], "scheme": "default", "label": "none"}
+    take_in(["P1", "P2"])
+    (tmp_path / "p.csv").write_text("patient_id\nlate\n")
+    said = made.trained_on("v", patients=tmp_path / "p.csv")
+    assert (said.added, said.known, said.here) == (1, 0, 0)
+    assert recorded(made, "sha-9") == {"late"}
+    made.materialize(**table)
+    take_in(["P3", "late"])
+    with pytest.raises(LeakageError, match=r"trained on 1 patient.*\n.*'late' \(test\)"):
+        made.materialize(**table)
+    said = made.trained_on("v", patients=tmp_path / "p.csv")
+    assert (said.run_id, said.added, said.known, said.here) == (None, 0, 1, 1)
+
+
+def test_encoders_without_weights_share_no_blame(store: featstore.Store, say: Callable[..., TrainedOnResult]) -> None:
+    """What is hashed of them is nothing, the same nothing of all."""
+    nothing = hashlib.sha256().hexdigest()
+    with store.catalog.write() as connection:
+        connection.execute("UPDATE core.feature_set SET model_version = ? WHERE name IN ('plain', 'other')", [nothing])
+    result = say("plain", where="patient_id = '7'")
+    assert (result.model_version, result.feature_sets) == ("plain@v1", ["plain@v1"])
+    assert "7" in recorded(store, "plain@v1")
+    assert recorded(store, nothing) == set()

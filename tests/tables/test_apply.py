@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from sklearn.preprocessing import OneHotEncoder
+from skops import io as skops
 
-from featstore import ConflictError, LeakageError, NotFoundError, UsageError
+from featstore import ConflictError, CorruptError, LeakageError, NotFoundError, UsageError
 from featstore.tables.recipe_plain import from_json
 
 from .expected import AGGREGATES, fused
@@ -150,8 +154,8 @@ def test_new_patients_get_what_the_saved_estimators_give(cohort: Any, name: str,
     assert set(NEW) & set(order)
     assert everyone or not in_table & set(order)
     assert frame.patient_id.tolist() == order
-    assert frame.split.isna().all()
-    assert frame.label.isna().all()
+    ours = [name for name in table.to_arrow(fold=fold).column_names if name not in {"split", "label"}]
+    assert frame.columns.tolist() == ours  # nobody knows split and label; every mask, whatever the new rows lack
     raw = pd.DataFrame([cohort.rows.get(p, {"age": None, "stage": None}) for p in order])
     np.testing.assert_allclose(
         np.stack(frame.fused), through(recipe, table.fitted(fold=fold), parts, raw), rtol=1e-6, atol=2e-6
@@ -162,6 +166,12 @@ def test_new_patients_get_what_the_saved_estimators_give(cohort: Any, name: str,
             assert frame[f"has_{alias}"].tolist() == (~np.isnan(part).all(axis=1)).tolist()
     assert (result.rows, result.width) == (len(frame), np.stack(frame.fused).shape[1])
     assert result.report["rows"] == len(frame)
+
+
+def test_what_learned_from_labels_is_refused_for_the_rows_that_it_learned_from(cohort: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'late' has learned from the labels of rows of late@v1"):
+        cohort.store.table("late").apply(tmp_path / "x.parquet", everyone=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["all", "knn", "pca"])
@@ -216,6 +226,61 @@ def altered(cohort: Any) -> Iterator[Callable[[str, Callable[[pa.Table], pa.Tabl
     yield change
     for path, data in kept.items():
         path.write_bytes(data)
+
+
+@pytest.fixture
+def learned(cohort: Any) -> Iterator[Callable[[Callable[[dict[str, Any]], Any], str], None]]:
+    """A function that changes what a table has learned behind featstore's back; it is put back afterwards."""
+    kept: dict[Path, bytes] = {}
+
+    def change(how: Callable[[dict[str, Any]], Any], name: str = "all") -> None:
+        table = cohort.store.table(name)
+        path = table.path / "fitted.skops"
+        kept.setdefault(path, path.read_bytes())
+        found = table.fitted()
+        skops.dump(how(found) or found, path)
+
+    yield change
+    for path, data in kept.items():
+        path.write_bytes(data)
+
+
+ALTERED: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
+    "nothing": ("all", lambda f: {"other": 1}, "steps is missing"),
+    "no imputer": ("all", lambda f: f.pop("missing") and f, "missing is missing"),
+    "no step": ("all", lambda f: f["steps"].pop("pca") and f, "steps.pca is missing"),
+    "another step": ("all", lambda f: f["steps"].update(minmax=f["steps"]["pca"]), "steps.minmax is in no recipe"),
+    "no own step": ("all", lambda f: f["inputs"].pop("a") and f, "inputs.a is missing"),
+    "another alias": ("all", lambda f: f["inputs"].update(b=f["inputs"]["a"]), "inputs.b is in no recipe"),
+    "no encoder": ("all", lambda f: f.pop("encode") and f, "encode is missing"),
+    "no column": ("all", lambda f: f["encode"]["clinical"].pop("stage") and f, "encode is missing|stage is missing"),
+    "no estimator": ("all", lambda f: f["steps"].update(pca=3), "steps.pca can't transform"),
+    "no mapping": ("all", lambda f: f.update(steps=f["missing"]), "steps is no mapping"),
+    "a fuser's": ("all", lambda f: f.update(fuser={"pca": 1}), "the fuser can't take back"),
+    "no fuser's": ("pca", lambda f: f.pop("fuser") and f, "the fuser can't take back"),
+    "more of the fuser": ("pca", lambda f: f["fuser"].update(more=1), "the fuser learned something else"),
+    "a key beside": ("pca", lambda f: f.update(onehot={}), "onehot is in no recipe"),
+}
+
+
+@pytest.mark.parametrize("change", ALTERED)
+def test_other_objects_than_the_recipes_steps_make_are_refused(
+    cohort: Any, learned: Any, tmp_path: Path, change: str
+) -> None:
+    name, how, match = ALTERED[change]
+    learned(how, name)
+    with pytest.raises(CorruptError, match=match) as caught:
+        cohort.store.table(name).apply(tmp_path / "x.parquet")
+    assert "materialize it again" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_objects_in_another_order_are_taken_in_the_recipes(cohort: Any, learned: Any, tmp_path: Path) -> None:
+    table = cohort.store.table("all")
+    table.apply(tmp_path / "x.parquet")
+    learned(lambda f: {key: f[key] for key in reversed(f)} | {"steps": dict(reversed(f["steps"].items()))})
+    table.apply(tmp_path / "y.parquet")
+    assert (tmp_path / "x.parquet").read_bytes() == (tmp_path / "y.parquet").read_bytes()
 
 
 def renamed(old: str, new: str) -> Callable[[pa.Table], pa.Table]:
@@ -282,3 +347,231 @@ def test_a_table_that_lost_its_column_is_said(make_cohort: Callable[..., Any], t
     cohort.clinical({p: {"years": 20 + n} for n, p in enumerate(cohort.patients)}, replace=True)
     with pytest.raises((NotFoundError, ConflictError), match=r"no column 'age'"):
         cohort.store.table("t").apply(tmp_path / "x.parquet", everyone=True)
+
+
+Clinical = dict[str, dict[str, object]]
+
+
+@pytest.fixture
+def graded(make_cohort: Callable[..., Any]) -> tuple[Any, Clinical]:
+    """A table ``t`` with whole numbers, truths and days for categories; then three new patients without them."""
+    cohort = make_cohort(74, count=12, slices=1, modalities=("A",))
+    rows: Clinical = {
+        p: {"age": 40 + n, "grade": 1 + n % 3, "smoker": n % 2 == 0, "day": f"2024-01-0{1 + n % 2}"}
+        for n, p in enumerate(cohort.patients)
+    }
+    cohort.clinical(rows)
+    clinical = {"name": "clinical", "numeric": ["age"], "categorical": ["grade", "smoker", "day"]}
+    cohort.store.materialize(
+        from_json(
+            {"name": "t", "inputs": ["v/A:mean"], "tables": [clinical], "scheme": "default", "steps": ["standardize"]}
+        )
+    )
+    for number in range(3):
+        cohort.vectors[f"new{number}", "A", 0] = np.full(5, number, np.float32)
+        rows[f"new{number}"] = {"age": 50, "grade": 1 + number, "smoker": True, "day": "2024-01-02"}
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    return cohort, rows
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_a_category_is_what_it_was_whatever_type_its_column_gets(
+    graded: tuple[Any, Clinical], tmp_path: Path, everyone: bool
+) -> None:
+    cohort, rows = graded
+    table = cohort.store.table("t")
+    cohort.clinical(rows, replace=True)
+    table.apply(tmp_path / "x.parquet", everyone=everyone)
+    cohort.vectors["odd", "A", 0] = np.zeros(5, np.float32)
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    rows["odd"] = {"age": 50.5, "grade": 2.5, "smoker": True, "day": "2024-01-02 10:30:00"}
+    cohort.clinical(rows, replace=True)
+    result = table.apply(tmp_path / "y.parquet", everyone=everyone)
+    before, after = (pq.read_table(tmp_path / f"{n}.parquet").to_pandas().set_index("patient_id") for n in "xy")
+    assert str(after.grade.dtype) == "float64"
+    assert before.day.map(str).nunique() == 2 if everyone else True
+    np.testing.assert_array_equal(np.stack(after.loc[before.index].fused), np.stack(before.fused))
+    unseen = result.report["tables"]["clinical"]["unseen"]
+    assert unseen == {"grade": ["2.5"], "day": ["2024-01-02 10:30:00"]}
+    encoders = table.fitted()["encode"]["clinical"]
+    assert encoders["grade"].categories_[0].tolist() == ["1", "2", "3"]
+    unknown = table.fitted()["steps"]["standardize"].inverse_transform([after.fused["odd"]])[0]
+    np.testing.assert_allclose(unknown, [0] * 5 + [50.5, 0, 0, 0, 0, 1, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "match"),
+    [
+        ("grade", "II", r"'grade' of 'clinical' holds text by now, and numbers when t@v1 .*such as 'II'"),
+        ("smoker", "2", r"'smoker' .* holds numbers by now, and booleans"),
+        ("day", "unknown", r"'day' .* holds text by now, and dates"),
+        ("age", "old", r"'age' of 'clinical' holds string, not numbers \(such as 'old'"),
+    ],
+)
+def test_a_column_of_another_kind_is_refused(
+    graded: tuple[Any, Clinical], tmp_path: Path, column: str, value: str, match: str
+) -> None:
+    cohort, rows = graded
+    if value == "2":
+        rows = {p: r | {column: int(bool(r[column]))} for p, r in rows.items()}
+    rows["new1"] |= {column: value}
+    cohort.clinical(rows, replace=True)
+    with pytest.raises((ConflictError, UsageError), match=match):
+        cohort.store.table("t").apply(tmp_path / "x.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_column_without_a_value_is_of_any_kind(graded: tuple[Any, Clinical], tmp_path: Path) -> None:
+    cohort, rows = graded
+    cohort.clinical({p: r | {"grade": None} for p, r in rows.items()}, replace=True)
+    cohort.store.table("t").apply(tmp_path / "x.parquet")
+    frame = pq.read_table(tmp_path / "x.parquet").to_pandas()
+    assert np.isnan(np.stack(frame.fused)[:, 6:9]).all()
+
+
+@pytest.mark.parametrize("where", ["modality = 'A'", None])
+def test_the_modality_is_the_tables(make_cohort: Callable[..., Any], tmp_path: Path, where: str | None) -> None:
+    cohort = make_cohort(75, count=12, slices=1, modalities=("A", "P") if where else ("A",))
+    cohort.store.materialize(name="t", inputs=["v:mean"], where=where, scheme="default", standardize=True)
+    cohort.vectors["new", "P", 0] = np.full(5, 9, np.float32)
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    table = cohort.store.table("t")
+    for condition in ("patient_id = 'new'", "modality = 'P'"):
+        with pytest.raises(NotFoundError, match="modality 'A'"):
+            table.apply(tmp_path / "x.parquet", where=condition)
+    cohort.vectors["new", "A", 0] = np.full(5, 7, np.float32)
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    table.apply(tmp_path / "x.parquet", where="patient_id = 'new'")
+    (row,) = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert row["v"] == [7] * 5
+
+
+def test_contents_that_have_changed_are_refused(make_cohort: Callable[..., Any], tmp_path: Path) -> None:
+    cohort = make_cohort(76, count=12, slices=1, modalities=("A",))
+    recipe = {"inputs": ["v/A:mean"], "scheme": "default", "steps": ["standardize"]}
+    cohort.store.materialize(from_json(recipe | {"name": "t"}))
+    cohort.store.materialize(from_json(recipe | {"name": "lax", "allow": {"outdated": "a phantom"}}))
+    for index in range(3):
+        cohort.vectors["new", "A", index] = np.full(5, index, np.float32)
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    file = cohort.file(("new", "A", 2))
+    file.write_bytes(np.full(5, 77, "<f4").tobytes())
+    os.utime(file, (1, 1))
+    cohort.ingest()
+    with pytest.raises(LeakageError, match=r"1 sample\(s\) have other contents by now") as caught:
+        cohort.store.table("t").apply(tmp_path / "x.parquet")
+    assert "extract" in caught.value.hint
+    assert "--allow" not in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+    cohort.store.table("lax").apply(tmp_path / "lax.parquet")
+    cohort.extract()
+    cohort.store.table("t").apply(tmp_path / "x.parquet")
+    (row,) = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    np.testing.assert_allclose(row["v_A"], [78 / 3] * 5, rtol=1e-6)
+
+
+def test_tables_of_numbers_only(make_cohort: Callable[..., Any], tmp_path: Path) -> None:
+    cohort = make_cohort(77, count=12, slices=1, modalities=("A",))
+    cohort.clinical({p: {"age": 40 + n} for n, p in enumerate(cohort.patients)})
+    cohort.store.materialize(
+        name="t", inputs=["v/A:mean"], tables=["clinical"], numeric=["age"], scheme="default", standardize=True
+    )
+    table = cohort.store.table("t")
+    result = table.apply(tmp_path / "x.parquet", everyone=True)
+    assert result.report["tables"]["clinical"]["features"] == ["age"]
+    np.testing.assert_array_equal(np.stack(pq.read_table(tmp_path / "x.parquet")["fused"].to_pylist()),
+                                  np.stack(table.to_pandas().fused))  # fmt: skip
+
+
+def test_dated_tables(make_cohort: Callable[..., Any], tmp_path: Path) -> None:
+    cohort = make_cohort(78, extract=False, count=12, slices=2, modalities=("A",))
+    cohort.vectors["new", "A", 0] = np.zeros(5, np.float32)
+    for key in cohort.vectors:
+        cohort.visits[key], cohort.times[key] = "1", datetime(2024, 1, 10 + key[2], 12)
+    cohort.splits["new"] = cohort.labels["new"] = None
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    rows = [
+        {"patient_id": p, "drawn_at": f"2024-01-{day:02}T00:00:00", "crp": day + n / 100}
+        for n, p in enumerate(cohort.patients)
+        for day in (1, 9, 11, 20)
+    ]
+    cohort.dated(rows, "labs")
+    labs = {"name": "labs", "numeric": ["crp"], "time": "drawn_at", "within": "5d"}
+    cohort.store.materialize(
+        from_json({"name": "t", "inputs": ["v/A:mean"], "tables": [labs], "as_of": "acquired_at", "scheme": "default"})
+    )
+    cohort.store.table("t").apply(tmp_path / "x.parquet")
+    (row,) = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert row["patient_id"] == "new"
+    assert row["crp"] == pytest.approx(9 + cohort.patients.index("new") / 100)
+    assert row["fused"][-1] == pytest.approx(row["crp"])
+
+
+def test_masks_are_the_tables_whatever_the_new_rows_lack(graded: tuple[Any, Clinical], tmp_path: Path) -> None:
+    cohort, rows = graded
+    table = cohort.store.table("t")
+    rows["new1"]["age"] = rows["new2"]["grade"] = None
+    cohort.clinical(rows, replace=True)
+    table.apply(tmp_path / "x.parquet")
+    ours = [n for n in table.to_arrow().column_names if n not in {"split", "label"}]
+    assert pq.read_table(tmp_path / "x.parquet").column_names == ours
+    assert not any(name.startswith("has_") for name in ours)
+
+
+@pytest.mark.parametrize("fuser", ["concat", "mean"])
+def test_what_featstore_0_1_kept_is_taken_as_it_was_meant(
+    make_cohort: Callable[..., Any], tmp_path: Path, fuser: str
+) -> None:
+    """There was one encoder of all columns, and numbers with a point were written with it."""
+    cohort = make_cohort(79, count=18, slices=1, missing=0.2)
+    rows: Clinical = {
+        p: {"age": 40 + n, "grade": (0.5, 1, 2, 3)[n % 4], "sex": "fm"[n % 2]} for n, p in enumerate(cohort.patients)
+    }
+    rows[cohort.patients[4]]["sex"] = None
+    cohort.clinical(rows)
+    clinical = {"name": "clinical", "numeric": ["age"], "categorical": ["grade", "sex"]}
+    recipe = {
+        "name": "t", "inputs": ["v/A:mean", "v/P:mean"], "scheme": "default", "join": "outer", "missing": "mean",
+        "fuser": fuser, "steps": ["standardize", "pca(4)"],
+    }  # fmt: skip
+    cohort.store.materialize(from_json(recipe | ({"tables": [clinical]} if fuser == "concat" else {})))
+    table = cohort.store.table("t")
+    now = table.fitted()
+    old = {"impute": now["missing"], **now["steps"]}
+    if fuser == "concat":
+        known = [now["encode"]["clinical"][name].categories_[0] for name in ("grade", "sex")]
+        assert known[0].tolist() == ["0.5", "1", "2", "3"]
+        known[0] = np.array([str(float(v)) for v in known[0]], object)
+        encoder = OneHotEncoder(categories=known, handle_unknown="ignore", sparse_output=False)
+        old["onehot"] = {"clinical": encoder.fit([[known[0][0], known[1][0]]])}
+    skops.dump(old, table.path / "fitted.skops")
+    (table.path / "rows.parquet").unlink()  # it had none
+    cohort.vectors["new", "A", 0] = np.ones(5, np.float32)
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    if fuser == "mean":  # it imputed what was fused
+        with pytest.raises(CorruptError, match="missing is missing"):
+            table.apply(tmp_path / "x.parquet")
+        return
+    table.apply(tmp_path / "x.parquet", everyone=True)
+    again = pq.read_table(tmp_path / "x.parquet").to_pandas().set_index("patient_id")
+    before = table.to_pandas().set_index("patient_id")
+    np.testing.assert_array_equal(np.stack(again.loc[before.index].fused), np.stack(before.fused))
+    table.apply(tmp_path / "new.parquet")
+    assert pq.read_table(tmp_path / "new.parquet")["patient_id"].to_pylist() == ["new"]
+    skops.dump(old | {"onehot": {"clinical": now["encode"]["clinical"]["sex"]}}, table.path / "fitted.skops")
+    with pytest.raises(CorruptError, match=r"encode\.clinical is no mapping"):
+        table.apply(tmp_path / "y.parquet")

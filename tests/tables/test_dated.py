@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import Phase, given, settings
 
 from featstore import ConflictError, NotFoundError, UsageError
 from featstore.tables.recipe_plain import from_json
 
+from .conftest import PLUGIN
 from .expected import check, remade
 
 
@@ -157,6 +165,55 @@ def test_two_rows_of_one_time_are_refused(visited: Any) -> None:
     }  # fmt: skip
     with pytest.raises(ConflictError, match=r"two rows of patient '007' with the same drawn_at"):
         visited.store.materialize(from_json(recipe))
+
+
+ZONED = """
+import json, sys
+import featstore
+from featstore.tables.recipe_plain import from_json
+path, plugin, file, recipe = sys.argv[1:]
+store = featstore.open(path, plugins=[plugin])
+store.ingest_table(file, name="zoned", time="drawn_at", replace=True)
+store.materialize(from_json(json.loads(recipe)))
+table = store.table("d")
+print(json.dumps({
+    "rows": {r["patient_id"]: r["n"] for r in table.to_arrow().select(["patient_id", "n"]).to_pylist()},
+    "kinds": store.sql("SELECT DISTINCT typeof(drawn_at) a, typeof(told_at) b FROM zoned").to_pylist(),
+    "times": [str(r) for r in store.sql("SELECT drawn_at FROM zoned ORDER BY patient_id, drawn_at")[0].to_pylist()],
+    "same": table.reproduce().same,
+}))
+"""
+
+
+@pytest.mark.usefixtures("labs")
+def test_times_of_a_zone_are_the_same_everywhere(visited: Any, tmp_path: Path) -> None:
+    """Two hours before, an hour after: on this side of the ocean and on the other."""
+    recipe = asked("patient", "acquired_at") | {
+        "tables": [{"name": "zoned", "numeric": ["n"], "time": "drawn_at"}], "missing": "none", "steps": [],
+    }  # fmt: skip
+    rows = []
+    for patient in visited.patients:
+        times = [t for k, t in visited.times.items() if k[0] == patient and t is not None]
+        rows += [(patient, min(times) - timedelta(hours=2), 1), (patient, max(times) + timedelta(hours=1), 2)]
+    utc = pa.array([time.replace(tzinfo=UTC) for _, time, _ in rows], pa.timestamp("us", "UTC"))
+    file = tmp_path / "zoned.parquet"
+    pq.write_table(pa.table({
+        "patient_id": [p for p, _, _ in rows], "drawn_at": utc, "n": [n for _, _, n in rows],
+        "told_at": utc.cast(pa.timestamp("us", "Asia/Tokyo")),
+    }), file)  # fmt: skip
+    found = []
+    for zone in ("America/New_York", "Asia/Tokyo"):
+        done = subprocess.run(
+            [sys.executable, "-c", ZONED, visited.store.path, PLUGIN, file, json.dumps(recipe)],
+            env=os.environ | {"TZ": zone}, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    assert found[0] == found[1]
+    assert found[0]["same"]
+    assert found[0]["kinds"] == [{"a": "TIMESTAMP", "b": "TIMESTAMP"}]
+    assert set(found[0]["times"]) == {str(time) for _, time, _ in rows}
+    assert set(found[0]["rows"].values()) <= {1, None}  # never the one from the future
+    assert list(found[0]["rows"].values()).count(1) > 5
 
 
 @pytest.mark.usefixtures("labs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -116,23 +117,67 @@ def test_a_file_that_is_no_card_is_left(cohort: Any, tmp_path: Path) -> None:
     assert "another" not in cohort.store.ls("tables").column("name").to_pylist()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_a_file_of_two_parts_is_never_a_mixed_pair(
-    cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    """An index of new rows beside an array of old ones would be wrong without a sign: rather no array."""
-    out, index = tmp_path / "t.npy", tmp_path / "t.index.csv"
+    """An index of new rows beside an array of old ones would be wrong without a sign: the old pair is put back."""
+    out = tmp_path / "t.npy"
     cohort.store.materialize(**RECIPE, out=out)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert set(before) == {"t.npy", "t.index.csv", "t.npy.card.md"}
     replace = os.replace
 
     def fail(source: Path, target: Path) -> None:
         if target == out:
-            raise KeyboardInterrupt
+            raise error
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(KeyboardInterrupt):
-        cohort.store.materialize(**RECIPE | {"join": "inner", "name": "inner"}, out=out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [index.name, "t.npy.card.md"]
+    name = f"inner{type(error).__name__}"
+    with pytest.raises((KeyboardInterrupt, SetupError)) as caught:
+        cohort.store.materialize(**RECIPE | {"join": "inner", "name": name}, out=out)
+    assert isinstance(caught.value, KeyboardInterrupt) or "can't be written: No space left" in str(caught.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert name not in cohort.store.ls("tables").column("name").to_pylist()
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("old", [True, False])
+def test_folds_are_all_exported_or_none(
+    cohort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool, old: bool
+) -> None:
+    with contextlib.suppress(ConflictError):
+        cohort.store.split(scheme="cv", k_folds=3, seed=1)
+    if old:
+        for fold in range(3):
+            (tmp_path / f"o.fold{fold}.parquet").write_bytes(b"old")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    replace, runs = os.replace, sorted((cohort.store.path / "runs").iterdir())
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(target).name == "o.fold1.parquet":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    def no_links(*_: Any, **__: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        if not links:
+            patch.setattr(os, "link", no_links)
+        with pytest.raises(SetupError, match=r"o\.fold1\.parquet can't be written"):
+            cohort.store.materialize(name="g", inputs=["v/A:mean"], scheme="cv", out=tmp_path / "o.parquet")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert "g" not in cohort.store.ls("tables").column("name").to_pylist()
+    assert sorted((cohort.store.path / "runs").iterdir()) == runs
+    name = f"g{links}{old}"
+    made = cohort.store.materialize(name=name, inputs=["v/A:mean"], scheme="cv", out=tmp_path / "o.parquet")
+    assert [p.read_bytes() for p in made.out] == [
+        (made.path / f"fold{n}" / "data.parquet").read_bytes() for n in range(3)
+    ]
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_a_folder_in_the_way_of_a_part_leaves_the_old_file(cohort: Any, tmp_path: Path) -> None:

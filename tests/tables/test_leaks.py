@@ -121,12 +121,14 @@ def test_what_a_table_was_made_of_has_changed(make_cohort: Callable[..., Any]) -
     cohort.ingest()
     for name in ("t", "v"):
         (leak,) = look(cohort, name).leaks
-        assert (leak.kind, leak.found) == ("stale", 1)
+        assert (leak.kind, leak.found) == ("outdated", 1)
+        assert "featstore extract" in leak.hint
         assert (leak.rows[0]["patient_id"], leak.rows[0]["feature_set"]) == (key[0], "v@v1")
     cohort.extract()
     assert look(cohort, "v").leaks == []
     (leak,) = look(cohort, "t").leaks  # its rows are still of what the sample was
-    assert leak.kind == "stale"
+    assert leak.kind == "outdated"
+    assert leak.hint.startswith("materialize it again")
     cohort.store.materialize(**table)
     assert look(cohort, "t").leaks == []
     cohort.store.split(ratios={"train": 0.5, "test": 0.5}, replace=True)

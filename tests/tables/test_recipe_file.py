@@ -233,7 +233,7 @@ BASE: dict[str, Any] = {
         ("label.kind=number", ("label",), {"column": "labs.grade", "kind": "number"}),
         ("label=none", ("label",), "none"),
         ("output.wide=true", ("output",), {"file": "t.csv", "wide": True}),
-        ("allow.stale=frozen for the paper", ("allow",), {"stale": "frozen for the paper"}),
+        ("allow.outdated=frozen for the paper", ("allow",), {"outdated": "frozen for the paper"}),
     ],
 )  # fmt: skip
 def test_settings(word: str, place: tuple[Any, ...], value: Any) -> None:
@@ -287,9 +287,9 @@ def test_a_line_of_one_is_set_too(tmp_path: Path) -> None:
 
 
 def test_name_and_reasons_from_outside(tmp_path: Path) -> None:
-    file = write(tmp_path, "inputs: v\nallow: {stale: old, same-content: phantom}")
-    recipe = read(file, name="t", allow={"stale": "new"}, settings=["max_samples=1"])
+    file = write(tmp_path, "inputs: v\nallow: {outdated: old, same-content: phantom}")
+    recipe = read(file, name="t", allow={"outdated": "new"}, settings=["max_samples=1"])
     assert recipe == Recipe(
-        "t", (Input("v", Ref("v")),), allow={"stale": "new", "same-content": "phantom"}, max_samples=1
+        "t", (Input("v", Ref("v")),), allow={"outdated": "new", "same-content": "phantom"}, max_samples=1
     )
     assert read(write(tmp_path, "inputs: v\nname: s"), name="t").name == "t"

@@ -71,8 +71,8 @@ PAIRS: dict[str, tuple[dict[str, Any], str]] = {
         "{name: notes, numeric: age, time: seen_at, within: 12h}]",
     ),
     "the rest": (
-        {"max_samples": 8, "order_by": "slice", "near_duplicates": 0.99, "allow": {"stale": "why"}},
-        "max_samples: 8\norder_by: slice\nnear_duplicates: 0.99\nallow: {stale: why}",
+        {"max_samples": 8, "order_by": "slice", "near_duplicates": 0.99, "allow": {"outdated": "why"}},
+        "max_samples: 8\norder_by: slice\nnear_duplicates: 0.99\nallow: {outdated: why}",
     ),
 }  # fmt: skip
 

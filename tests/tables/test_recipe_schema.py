@@ -32,7 +32,7 @@ WHOLE: dict[str, Any] = {
         {"name": "notes", "text": {"history": "minilm:mean"}},
     ],
     "missing": "median", "fuser": "kronecker(8)", "steps": ["standardize", "pca(0.95)"], "as_of": "acquired_at",
-    "max_samples": 16, "order_by": "acquired_at", "near_duplicates": 0.999, "allow": {"stale": "frozen for the paper"},
+    "max_samples": 16, "order_by": "acquired_at", "near_duplicates": 0.999, "allow": {"outdated": "frozen for a paper"},
     "output": {"file": "grade.csv", "wide": True},
 }  # fmt: skip
 
@@ -130,7 +130,7 @@ def test_what_the_schema_refuses_is_refused(plain: dict[str, Any]) -> None:
         ({"near_duplicates": float("inf")}, "near_duplicates should be a number", ""),
         ({"output": {"wide": "yes"}}, "output.wide should be true or false, and is the text 'yes'", ""),
         ({"entity": "pateint"}, "entity 'pateint' isn't one of patient, visit, sample. Did you mean 'patient'", ""),
-        ({"allow": {"stail": "why"}}, "allow.stail: .*'stale'", "known: same-content"),
+        ({"allow": {"outdate": "why"}}, "allow.outdate: .*'outdated'", "known: same-content"),
         ({"allow": "why"}, "allow should be a mapping, and is the text 'why'", ""),
         ({"where": ""}, "where should be text, and is empty text", "such as"),
         ({"inputs": [None]}, r"inputs\[0\] should be text or a mapping, and is empty", "such as a=r18"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from featstore.tables.recipe_plain import from_json
 CLINICAL = {"name": "clinical", "numeric": ["age"], "categorical": ["stage"]}
 INPUTS = [
     {"alias": "a", "features": "v", "modality": "A", "aggregation": "mean", "steps": ["robust"]},
-    {"alias": "p", "features": "v", "modality": "P", "aggregation": "last", "max_samples": 2},
+    {"alias": "p", "features": "v", "modality": "P", "aggregation": "max", "max_samples": 2},
 ]
 RECIPES: dict[str, dict[str, Any]] = {
     "all": {"tables": [CLINICAL], "join": "outer", "missing": "knn(3)", "steps": ["standardize", "pca(4)"]},
@@ -132,6 +134,61 @@ def test_what_is_gone_is_said(cohort: Any, what: str) -> None:
         assert "backup" in caught.value.hint
     finally:
         shutil.move(aside, path)
+
+
+def altered(path: Path, column: str, values: Callable[[int], list[Any]]) -> None:
+    rows = pq.ParquetFile(path).read()
+    place = rows.column_names.index(column)
+    pq.write_table(rows.set_column(place, column, pa.array(values(len(rows)))), path)
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "values"),
+    [
+        ("pointers.parquet", "segment", lambda n: [999] * n),
+        ("pointers.parquet", "row", lambda n: [-5] * n),
+        ("pointers.parquet", "row", lambda n: [10**6] * n),
+        ("pointers.parquet", "position", lambda n: [10**6] * n),
+        ("pointers.parquet", "row", lambda n: ["0"] * n),
+        ("pointers.parquet", "alias", lambda n: ["other"] * n),
+        ("rows.parquet", "row of clinical", lambda n: [10**6] * n),
+        ("rows.parquet", "row of clinical", lambda n: [-1] * n),
+        ("rows.parquet", "patient_id", lambda n: list(range(n))),
+        ("rows.parquet", "split", None),
+        ("rows.parquet", "row of clinical", None),
+        ("pointers.parquet", "sample_key", None),
+    ],
+)
+def test_a_strangers_files_are_refused_by_name(cohort: Any, file: str, column: str, values: Any) -> None:
+    path = cohort.store.table("all@v1").path / file
+    kept = path.read_bytes()
+    try:
+        if values is None:
+            pq.write_table(pq.ParquetFile(path).read().drop_columns([column]), path)
+        else:
+            altered(path, column, values)
+        with pytest.raises(CorruptError):
+            cohort.store.table("all@v1").reproduce()
+        for look in (cohort.store.leaks, cohort.store.lineage, lambda name: cohort.store.diff(name, "bare")):
+            with contextlib.suppress(CorruptError):  # what they don't need, they may not look at
+                look("all@v1")
+    finally:
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize("column", ["recipe", "report"])
+@pytest.mark.parametrize("text", ["[1]", '"x"'])
+def test_a_strangers_catalog_is_refused(make_cohort: Callable[..., Any], column: str, text: str) -> None:
+    cohort = make_cohort(83, count=6, slices=1)
+    cohort.store.materialize(name="t", inputs=["a=v/A"])
+    with cohort.store.catalog.write() as connection:
+        connection.execute(f"UPDATE core.training_table SET {column} = ?", [text])
+    for call in (
+        lambda: cohort.store.table("t"), lambda: cohort.store.leaks("t"), lambda: cohort.store.lineage("t"),
+        lambda: cohort.store.materialize(name="t", inputs=["a=v/A"]),
+    ):  # fmt: skip
+        with pytest.raises(CorruptError, match=rf"{column} of t@v1 is no JSON object"):
+            call()
 
 
 def test_a_table_that_was_replaced_under_another_spelling(make_cohort: Callable[..., Any]) -> None:

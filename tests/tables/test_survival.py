@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -105,8 +107,6 @@ def test_a_label_is_what_it_is_said_to_be(
 
 
 def test_whole_numbers_as_floats_can_be_classes(visited: Any) -> None:
-    import pyarrow as pa
-
     ids = visited.patients
     file = visited.root.parent / "floats.parquet"
     pq.write_table(pa.table({"patient_id": ids, "g": [float(n % 2) for n in range(len(ids))]}), file)
@@ -122,6 +122,75 @@ def test_whole_numbers_as_floats_can_be_classes(visited: Any) -> None:
     filled = learned("mean", whole, None).transform(whole)
     theirs = learned("select(2)", filled, expected.rows.label[expected.train].astype(str).to_numpy())
     np.testing.assert_allclose(table.fitted()["steps"]["select"].scores_, theirs.scores_, rtol=1e-6)
+
+
+def typed(visited: Any, name: str, values: Any) -> None:
+    """Take in a column ``x`` of a given Arrow type: the values in turn. Somebody who isn't here has a word for one."""
+    ids, file = visited.patients, visited.root.parent / "typed.parquet"
+    column = pa.array([values[n % len(values)].as_py() for n in range(len(ids))], values.type)
+    ids = [*ids, "nobody"]
+    column = pa.concat_arrays([column, pa.array(["word"] if values.type == pa.string() else [None], values.type)])
+    pq.write_table(pa.table({"patient_id": ids, "x": column, "e": [n % 2 for n in range(len(ids))]}), file)
+    visited.store.ingest_table(file, name=name, replace=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "expected"),
+    [
+        (pa.array([Decimal("1.25"), Decimal("-2.50")], pa.decimal128(9, 2)), "typed.x", [1.25, -2.5]),
+        (pa.array([3, 2**62], pa.uint64()), "typed.x", [3, 2**62]),
+        (pa.array(["1.50", "-2e3"]), {"column": "typed.x", "kind": "number"}, [1.5, -2000.0]),
+        (pa.array([".5", "+7"]), {"column": "typed.x", "kind": "number"}, [0.5, 7.0]),
+        (pa.array([0.5, -1.0], pa.float32()), "typed.x", [0.5, -1.0]),
+    ],
+)
+def test_numbers_are_numbers_whatever_their_type(visited: Any, values: Any, label: Any, expected: list[Any]) -> None:
+    typed(visited, "typed", values)
+    visited.store.materialize(from_json(recipe(label)))
+    _, y, patients = visited.store.table("s").arrays()
+    known = {p: expected[n % 2] for n, p in enumerate(visited.patients)}
+    assert y.dtype == np.asarray(expected).dtype
+    assert y.tolist() == [known[p] for p in patients]
+
+
+def test_times_may_be_decimals(visited: Any) -> None:
+    typed(visited, "typed", pa.array([Decimal("1.25"), Decimal("2.50")], pa.decimal128(9, 2)))
+    visited.store.materialize(from_json(recipe({"time": "typed.x", "event": "typed.e"})))
+    _, y, patients = visited.store.table("s").arrays()
+    places = {p: n % 2 for n, p in enumerate(visited.patients)}
+    assert y["time"].tolist() == [[1.25, 2.5][places[p]] for p in patients]
+
+
+NUMBER = {"column": "typed.x", "kind": "number"}
+SPAN = {"time": "typed.x", "event": "typed.e"}
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "text"),
+    [
+        *((pa.array(["1", odd]), NUMBER, f"typed.x is no number: '{odd}'") for odd in
+          (" 5 ", "1_000", "inf", "-inf", "1e400", "NaN ", "nan", "1,5", "0x1f", "five")),
+        (pa.array([1.0, np.inf]), "typed.x", "typed.x is not finite: 'inf'"),
+        (pa.array([1.0, -np.inf]), "typed.x", "typed.x is not finite: '-inf'"),
+        (pa.array([1.0, np.inf], pa.float32()), NUMBER, "typed.x is no number: 'inf'"),
+        (pa.array([1, 2**63], pa.uint64()), "typed.x", "beyond the whole numbers of 64 bits: '9223372036854775808'"),
+        (pa.array([1.0, np.inf]), SPAN, "typed.x holds .* without end"),
+        (pa.array([1.0, -np.inf]), SPAN, "typed.x holds a time below zero"),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none_are_refused(visited: Any, values: Any, label: Any, text: str) -> None:
+    typed(visited, "typed", values)
+    with pytest.raises(ConflictError, match=text):
+        visited.store.materialize(from_json(recipe(label)))
+
+
+def test_nan_is_no_value(visited: Any) -> None:
+    typed(visited, "typed", pa.array([1.0, np.nan]))
+    for label in ("typed.x", NUMBER, SPAN):
+        visited.store.materialize(from_json(recipe(label)))
+        patients = visited.store.table("s").to_pandas().patient_id
+        assert set(patients) <= set(visited.patients[::2])
+        assert len(patients) > 5
 
 
 @pytest.mark.usefixtures("outcome")

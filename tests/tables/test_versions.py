@@ -112,7 +112,7 @@ def test_everything_that_matters_makes_a_new_version(cohort: Any) -> None:
     older = RECIPE | {"inputs": ["a=v@v1/A:mean", "p=v@v1/P:max"]}
     with pytest.raises(LeakageError, match=r"older version.*a=v@v1 \(there is v@v2\)"):
         store.materialize(**older)
-    older["allow"] = {"stale": "to compare with"}
+    older["allow"] = {"older-version": "to compare with"}
     assert store.materialize(**older).version == 7
     assert store.materialize(**older).unchanged
     assert store.table("t").version == 7
@@ -229,7 +229,7 @@ def test_a_stale_vector_is_left_out_until_extracted_again(make_cohort: Callable[
     with pytest.raises(LeakageError, match=r"1 sample.* other contents") as caught:
         cohort.store.materialize(**recipe)
     assert "featstore extract" in caught.value.hint
-    stale = cohort.store.materialize(**recipe, allow={"stale": "not extracted yet"})
+    stale = cohort.store.materialize(**recipe, allow={"outdated": "not extracted yet"})
     assert stale.report["inputs"]["a"] | {"patients": 0, "missing": 0} == before.report["inputs"]["a"] | {
         "samples": number - 1, "pending_samples": 1, "patients": 0, "missing": 0
     }  # fmt: skip
