@@ -29,13 +29,16 @@ def print_report(report: Mapping[str, Any], path: Path) -> None:
     inputs = report.get("inputs", {})
     _print_inputs(inputs)
     for name, facts in report.get("tables", {}).items():
-        _note_table(name, facts, entity)
+        note_table(name, facts, entity)
     note_lookalikes(report.get("lookalikes", ()))
     if constant := report.get("nearly_constant"):
         note(
             f"{plural(constant, 'feature')} hardly vary among the train rows; standardized, they can be very large in "
             "other splits. Look at the range of fused before a model does."
         )
+    if incomplete := report.get("incomplete"):
+        has = "row has" if incomplete == 1 else "rows have"
+        note(f"{incomplete:,} {has} missing values in fused: --missing mean fills them; has_ columns say where.")
     _note_lost(report.get("lost", ()), entity, path)
     _print_coverage(report.get("coverage", ()), entity)
     _print_rows(report.get("by_split", {}))
@@ -68,7 +71,8 @@ def _print_inputs(inputs: Mapping[str, Mapping[str, Any]]) -> None:
         note(f"{plural(pending, 'sample')} {has} no current vector, left out.\n  next: featstore extract")
 
 
-def _note_table(name: str, facts: Mapping[str, Any], entity: str) -> None:
+def note_table(name: str, facts: Mapping[str, Any], entity: str) -> None:
+    """Say what of a tabular data set came into a table."""
     gaps = "".join(f", {column} is missing for {n:,}" for column, n in facts.get("gaps", {}).items() if n)
     here = "of them patients here" if facts["rows"] == facts["patients"] else "patients of them here"
     note(f"Table {name!r}: {facts['rows']:,} rows, {facts['patients']:,} {here}{gaps}.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featstore.cli.alignment import note_table
 from featstore.cli.options import json_option, with_store
 from featstore.cli.output import note, plural, print_json, print_table
 
@@ -37,6 +38,8 @@ def apply(
         return
     for lost in result.report["lost"]:
         note(f"{lost['rows']:,} left out, {lost['reason']}, such as {', '.join(lost['such_as'][:3])}.")
+    for name, facts in result.report["tables"].items():
+        note_table(name, facts, result.report["entity"])
     shape = f"{plural(result.rows, 'row')} × {result.width} fused features"
     note(f"{shape} through the steps of {result.table}: {result.out}")
 

@@ -2,10 +2,10 @@
 
 from featstore.tables.export import ExportResult, export
 from featstore.tables.features import FeatureSetView
+from featstore.tables.keeping import MaterializeResult
 from featstore.tables.materialize import materialize
 from featstore.tables.recipe import Recipe, TabularInput
 from featstore.tables.training import TrainingTable
-from featstore.tables.writing import MaterializeResult
 
 __all__ = [
     "ExportResult",

@@ -113,7 +113,11 @@ def _named(steps: tuple[str, ...], plugins: Plugins) -> dict[str, Step]:
 
 @dataclass(slots=True)
 class Fusion:
-    """The parts of a table and what makes one vector of them."""
+    """The parts of a table and what makes one vector of them.
+
+    Attributes:
+        incomplete: rows written whose fused vector has missing values.
+    """
 
     inputs: Mapping[str, PooledInput]
     tabular: Mapping[str, TabularPart]
@@ -121,6 +125,7 @@ class Fusion:
     fitted: Fitted
     matrices: dict[str, Matrix]
     width: int = 0
+    incomplete: int = 0
     _widest: int = 0
 
     @classmethod

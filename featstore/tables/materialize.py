@@ -1,4 +1,4 @@
-"""Materializing: recipe → aligned inputs → fitted fusion, and on to :mod:`featstore.tables.writing`."""
+"""Materializing: recipe → aligned inputs → fitted fusion → files → a version that is kept."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from featstore.tables import leakage
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.confounders import confounders
 from featstore.tables.fuse import Fusion, Steps
+from featstore.tables.keeping import MaterializeResult, keep
 from featstore.tables.leakage import Leak
 from featstore.tables.near import ExactDuplicates, near_leaks
 from featstore.tables.placing import check_target
 from featstore.tables.recipe import Entity, Input, Recipe
 from featstore.tables.rows import Rows
 from featstore.tables.tabular import TabularPart
-from featstore.tables.writing import Made, MaterializeResult, keep, new_folder, write_fold
+from featstore.tables.writing import Made, new_folder, write_fold
 
 if TYPE_CHECKING:
     import duckdb
@@ -276,6 +277,7 @@ def complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe, fold: str) 
             "gaps": {mask.removeprefix("has_"): int((~has).sum()) for mask, has in part.masks().items()},
         }  # fmt: skip
     report["nearly_constant"] = nearly_constant(fusion.fitted.steps.get("standardize"))
+    report["incomplete"] = fusion.incomplete
     report["train_rows"] = train
     report["width"] = width
 

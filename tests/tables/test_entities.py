@@ -35,7 +35,9 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         other |= one_of({}, {"per": "patient"}, {"per": "visit"}, {"modality": "A"})
     for item in (own, other):
         item |= one_of({}, {"steps": ["standardize"]}, {"steps": ["l2"]})
-    other |= one_of({}, {"max_samples": 2}, {"max_samples": 1, "order_by": "slice"}, {"order_by": "slice"})
+    bounds = [{"max_samples": 2}, {"max_samples": 1, "order_by": "slice"}]
+    bounds = [] if other["aggregation"] in ("first", "last") else bounds
+    other |= one_of({}, {"order_by": "slice"}, *bounds)
     recipe = {"name": f"t_{entity}", "entity": entity, "scheme": "default", "inputs": one_of([own, other], [own])}
     joins = [{"join": "inner"}, {"join": "left"}, {"join": "outer"}, {"min_modalities": 1}]
     recipe |= one_of(*joins) | {"missing": one_of("none", "mean", "knn(3)"), "steps": one_of([], ["standardize"])}

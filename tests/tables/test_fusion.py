@@ -133,9 +133,13 @@ def full_recipes(draw: st.DrawFn) -> dict[str, Any]:
     for alias, modality in (("a", "A"), ("p", "P")):
         item = {"alias": alias, "features": "v", "modality": modality, "aggregation": one_of(*aggs)}
         item["steps"] = own if own is not None else one_of(*VECTOR_STEPS)
-        inputs.append(item | one_of({}, {"max_samples": 2}, {"order_by": "slice"}))
+        item |= one_of({}, {"max_samples": 2}, {"order_by": "slice"})
+        if "max_samples" in item and item["aggregation"] in ("first", "last"):
+            del item["max_samples"]
+        inputs.append(item)
     recipe: dict[str, Any] = {"name": "t", "scheme": "default", "inputs": inputs, "fuser": fuser}
-    recipe |= one_of({}, {"max_samples": 1}, {"max_samples": 3, "order_by": "slice"})
+    if not {i["aggregation"] for i in inputs} & {"first", "last"}:
+        recipe |= one_of({}, {"max_samples": 1}, {"max_samples": 3, "order_by": "slice"})
     joins = [{"join": "outer"}, {"join": "inner"}, {"join": "left"}, {"min_modalities": 1}, {"min_modalities": 2}]
     recipe |= one_of(*joins)
     if fuser in ("concat", "kronecker"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from featstore.tables import writing
+from featstore.tables import keeping
 from featstore.tables.placing import locked_folder
 
 RECIPE: dict[str, Any] = {
@@ -110,14 +110,14 @@ def test_a_table_taken_in_anew_with_the_same_values_is_no_longer_stale(cohort: A
 def test_of_two_at_once_both_end_well(
     cohort: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, equal: bool
 ) -> None:
-    recipe, real = RECIPE | {"scheme": "default"}, writing._complete
+    recipe, real = RECIPE | {"scheme": "default"}, keeping._complete
 
     def another_is_first(*given: Any) -> None:
         monkeypatch.undo()
         cohort.store.materialize(**recipe if equal else recipe | {"pca": 2})
         real(*given)
 
-    monkeypatch.setattr(writing, "_complete", another_is_first)
+    monkeypatch.setattr(keeping, "_complete", another_is_first)
     second = cohort.store.materialize(**recipe, out=tmp_path / "t.parquet")
     assert (second.version, second.unchanged) == ((1, True) if equal else (2, False))
     card = (second.path / "card.md").read_text()

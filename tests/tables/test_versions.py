@@ -186,16 +186,16 @@ def test_an_interrupt_after_the_commit_loses_nothing(
 KILLED = """
 import os, signal, sys
 import featstore
-from featstore.tables import writing
+from featstore.tables import keeping, writing
 store, plugin, where = sys.argv[1:]
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 if where == "digest":
     writing.digest = die
 elif where == "fitted":
-    writing._complete = die
+    keeping._complete = die
 else:  # between the rename and the commit
-    writing.fsync = lambda path: die() if path.name == "t" else None
+    keeping.fsync = lambda path: die() if path.name == "t" else None
 featstore.open(store, plugins=[plugin]).materialize(name="t", inputs=["a=v/A:mean"], scheme="default", standardize=True)
 """
 
