@@ -94,7 +94,9 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]], *, title: s
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title or None, title_justify="left")
+    if title:  # rich would wrap a table's own title at the table's width
+        console().print(Text(title, style="italic"))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     numeric = [
         all(isinstance(r[i], (int, float)) or r[i] is None for r in rows) and bool(rows) for i in range(len(names))
     ]

@@ -75,9 +75,8 @@ def of_splits(measured: Sequence[SplitMeasures], task: Task, request: ProbeReque
         yield f"{where}: {', '.join(metrics)}: {reason}."
     if fewest:
         yield (
-            "Resamples in which a measure isn't defined (they lack a class, or are told apart without an error) are "
-            f"left out of its interval: at most {request.bootstrap - fewest[0]:,} of {request.bootstrap:,}, of "
-            f"{fewest[1]} in {fewest[2]}."
+            f"{fewest[2]}: {fewest[1]} isn't defined in {request.bootstrap - fewest[0]:,} of {request.bootstrap:,} "
+            "resamples (a class is lacking, or told apart without error): left out of its interval; others less often."
         )
 
 
