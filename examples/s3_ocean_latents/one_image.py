@@ -58,7 +58,8 @@ def nearest(store: featstore.Store, latents: Vector, count: int = 5) -> pa.Table
 
 def place(store: featstore.Store, latents: Vector) -> Vector:
     """(2,): where the tile lies on the map."""
-    return np.asarray(store.table("map").fitted()["pca"].transform(latents[None].astype(np.float64))[0])
+    pca = store.table("map").fitted()["steps"]["pca"]
+    return np.asarray(pca.transform(latents[None].astype(np.float64))[0])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

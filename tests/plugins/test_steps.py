@@ -285,7 +285,7 @@ def test_gaps_are_refused_with_the_way_out(text: str) -> None:
     x[4, 1] = np.nan
     with pytest.raises(UsageError, match="missing values") as caught:
         fit(text, x, 2, np.arange(6) % 2)
-    assert "--impute mean" in caught.value.hint
+    assert "--missing mean" in caught.value.hint
 
 
 # ---------------------------------------------------------------------------------------------------- categories

@@ -102,7 +102,7 @@ def test_pca_refuses_missing_values_with_the_way_out(make_cohort: Callable[..., 
     cohort = make_cohort(13, count=18, missing=0.4, slices=1)
     with pytest.raises(UsageError, match="missing values") as caught:
         cohort.store.materialize(name="t", inputs=["a=v/A", "p=v/P"], scheme="default", join="outer", pca=2)
-    assert "--impute mean" in caught.value.hint
+    assert "--missing mean" in caught.value.hint
     assert cohort.store.ls("tables").num_rows == 0
 
 
