@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from featstore import folder
 from featstore.catalog import listings, sandbox
 from featstore.catalog.connection import Catalog
-from featstore.errors import UsageError, did_you_mean
 from featstore.files import inside
 from featstore.keys import Ref
 from featstore.plugins import Plugins
@@ -230,7 +228,7 @@ class Store:
         if recipe is None:
             tables = fields.get("tables", ())
             known = recipe_columns(self.catalog, [tables] if isinstance(tables, str) else list(tables))
-            recipe = recipe_flags.from_flags(known_columns=known, **_known_words(recipe_flags.from_flags, fields))
+            recipe = recipe_flags.from_flags(known_columns=known, **recipe_flags.known_words(fields))
         elif not isinstance(recipe, Recipe):
             recipe = recipe_file.read(Path(recipe))
         if out is None and recipe.output is not None:
@@ -386,17 +384,6 @@ class Store:
 
         absorb_dead_runs(self.path, self.catalog)
         sweep(self.path, self.catalog)
-
-
-def _known_words(function: Callable[..., Any], words: dict[str, Any]) -> dict[str, Any]:
-    """Keywords that a function takes; UsageError for others, with a suggestion."""
-    known = inspect.signature(function).parameters
-    for word in words:
-        if word not in known:
-            raise UsageError(
-                f"There is no {word!r} here.{did_you_mean(word, known)}", hint=f"known: {', '.join(known)}"
-            )
-    return words
 
 
 __all__ = ["Store", "init", "open"]

@@ -17,7 +17,7 @@ from featstore.files import inside
 from featstore.keys import Ref
 from featstore.plugins import Plugins
 from featstore.spec import ExporterSpec
-from featstore.tables.data import DATA, TableData
+from featstore.tables.data import DATA, TableData, unless_same
 from featstore.tables.fitted import Fitted
 from featstore.tables.fuse import Fusion, Steps
 from featstore.tables.leakage import Leak, refuse
@@ -114,8 +114,7 @@ def apply(
     with new_folder(store) as temporary:
         made = Path(temporary) / DATA
         _write(plugins.exporter(made), made, aligned.rows, fusion, form)
-        as_it_is = plugins.exporter(out) is plugins.exporter(made) and not wide
-        exporter = None if as_it_is else plugins.exporter(out)
+        exporter = unless_same(plugins, plugins.exporter(out), wide=wide)
         with placing(out, lambda path: _export(TableData(made, {"name": table.name}), exporter, path, wide)):
             pass
     return ApplyResult(str(table), len(aligned.rows), fusion.width, out, aligned.alignment.report)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import CorruptError, UsageError
+from featstore.plugins import Plugins
 from featstore.spec import ExporterSpec
 from featstore.tables.features import require_value
 
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 DATA, CARD = "data.parquet", "card.md"
+#: Which rows and vectors a version was made of, and what it has learned.
+ROWS, POINTERS, FITTED = "rows.parquet", "pointers.parquet", "fitted.skops"
 #: Of vectors in one batch; at least one row.
 BATCH_NBYTES = 8 * 1024 * 1024
 BATCH_ROWS = 4096
+
+
+def unless_same(
+    plugins: Plugins, exporter: ExporterSpec, *, wide: bool, split: str | None = None
+) -> ExporterSpec | None:
+    """The exporter; None where the data is already what it would write."""
+    return None if exporter is plugins.exporter(Path(DATA)) and not wide and split is None else exporter
 
 
 def fold_name(table: str, folds: int, fold: int | None) -> str:

@@ -12,12 +12,11 @@ from featstore.catalog import training_tables
 from featstore.catalog.alignment import KEYS
 from featstore.catalog.connection import Catalog
 from featstore.errors import UsageError
-from featstore.tables.data import DATA
+from featstore.tables.data import DATA, ROWS
 from featstore.tables.diff_data import ColumnDiff, compare, open_file
 from featstore.tables.diff_rows import RowsDiff, compare_rows, keys_of
 from featstore.tables.lineage import describe
 from featstore.tables.made_of import altered, kept_rows
-from featstore.tables.mending import ROWS
 from featstore.tables.training import TrainingTable
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.tables.data import DATA
+from featstore.tables.data import DATA, ROWS
 from featstore.tables.diff_data import Positions, match, open_file, read, unequal
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from featstore.tables.training import TrainingTable
 
-ROWS, LOST = "rows.parquet", "lost.parquet"
+LOST = "lost.parquet"
 #: What tells rows apart. A sample's key does by itself.
 _KEYS = {"patient": ["patient_id"], "visit": ["patient_id", "visit_id"], "sample": ["sample_key"]}
 _LABELS = ("label", "time", "event")

@@ -16,7 +16,7 @@ from featstore.keys import Ref
 from featstore.locations import is_url
 from featstore.plugins import Plugins
 from featstore.spec import ExporterSpec
-from featstore.tables.data import CARD, DATA, TableData, fold_name
+from featstore.tables.data import CARD, DATA, TableData, fold_name, unless_same
 from featstore.tables.placing import card_beside, check_target, placing
 from featstore.tables.selection import Selection, select
 
@@ -181,14 +181,14 @@ def _table(
 ) -> ExportResult:
     with catalog.read() as connection:
         row = training_tables.get(connection, ref)
-    as_it_is = exporter is plugins.exporter(Path(DATA)) and not wide and choice.split is None
+    writer = unless_same(plugins, exporter, wide=wide, split=choice.split)
     path, name = inside(store, row["path"]), f"{row['name']}@v{row['version']}"
     facts = {"name": row["name"], "version": row["version"]}
     data = TableData(path / fold_name(name, row["folds"] or 0, choice.fold) / DATA, facts, choice.split)
     shape: list[int] = []
 
     def write(target: Path) -> None:
-        shape.extend(data.write(None if as_it_is else exporter, target, wide=wide))
+        shape.extend(data.write(writer, target, wide=wide))
         if (path / CARD).exists():  # versions of before have none
             shutil.copyfile(path / CARD, card_beside(target))
 

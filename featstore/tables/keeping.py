@@ -16,9 +16,10 @@ from featstore.files import fsync, inside, write_json
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, finished
 from featstore.tables.card import card
-from featstore.tables.data import CARD, DATA, TableData
+from featstore.tables.data import CARD, DATA, POINTERS, ROWS, TableData, unless_same
 from featstore.tables.lineage import planned
-from featstore.tables.mending import POINTERS, ROWS, gaps, mend
+from featstore.tables.made_of import PLACES
+from featstore.tables.mending import gaps, mend
 from featstore.tables.placing import card_beside, exporting
 from featstore.tables.recipe_file import from_json, to_yaml
 from featstore.tables.writing import Made
@@ -107,11 +108,10 @@ def _card(
 
 def _exporter(plugins: Plugins, data: Path, out: Path, wide: bool, text: str) -> Callable[[Path], None]:
     """Writes one fold's data, and the data card beside it."""
-    exporter = plugins.exporter(out)
-    as_it_is = exporter is plugins.exporter(data) and not wide
+    exporter = unless_same(plugins, plugins.exporter(out), wide=wide)
 
     def export(path: Path) -> None:
-        TableData(data).write(None if as_it_is else exporter, path, wide=wide)
+        TableData(data).write(exporter, path, wide=wide)
         card_beside(path).write_text(text, encoding="utf-8")
 
     return export
@@ -165,7 +165,7 @@ def _complete(made: Made, text: str) -> None:
     # Which rows of tabular data sets went where, by their places: to make the table again from the very same rows.
     rows = alignment.rows
     for name, places in alignment.table_rows.items():
-        rows = rows.append_column(f"row of {name}", places)
+        rows = rows.append_column(f"{PLACES}{name}", places)
     pq.write_table(rows, folder / ROWS, compression="zstd")
     with pq.ParquetWriter(folder / POINTERS, _pointers(), compression="zstd") as writer:
         for alias, rows in alignment.pointers.items():
@@ -220,9 +220,10 @@ def _record(
 
 def _fits(made: Made) -> list[training_tables.Fit]:
     return [
-        training_tables.Fit(fold, int(made.rows.facts(fold).train.sum()), made.rows.train_hash(fold))
+        training_tables.Fit(fold, told["train_rows"], made.rows.train_hash(fold))
         for fold in made.digests
         if made.report["fitted"]
+        for told in [made.report["folds"][fold] if fold else made.report]
     ]
 
 

@@ -13,13 +13,13 @@ from featstore.catalog.connection import Catalog
 from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.files import inside
 from featstore.keys import Ref
+from featstore.tables.data import POINTERS
 from featstore.tables.made_of import kept_pointers
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-POINTERS = "pointers.parquet"
 _KINDS = {"features": "feature set", "tables": "training table"}
 #: What a run's provenance says of the machine and the code.
 _HOST = ("device", "threads", "seed", "git", "python", "platform", "cpus", "packages", "plugins", "argv")

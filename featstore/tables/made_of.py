@@ -11,7 +11,7 @@ from featstore.catalog import training_tables
 from featstore.catalog.alignment import KEYS
 from featstore.catalog.connection import Catalog
 from featstore.errors import CorruptError, LeakageError
-from featstore.tables.data import DATA
+from featstore.tables.data import DATA, POINTERS, ROWS
 from featstore.tables.rows import Rows
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def kept_rows(path: Path, entity: str = "patient") -> pa.Table:
     Raises:
         CorruptError: they aren't there, can't be read, or aren't what featstore writes.
     """
-    file = path / "rows.parquet"
+    file = path / ROWS
     rows = read(file)
     survival = ("time", "event") if "event" in rows.column_names else ()
     _require(file, rows, dict.fromkeys((*KEYS[entity], "split", "label", "label_type"), "string"), nulls=True)
@@ -55,7 +55,7 @@ def kept_pointers(path: Path, rows: int | None = None) -> pa.Table:
     Raises:
         CorruptError: they aren't there, can't be read, or aren't what featstore writes.
     """
-    file = path / "pointers.parquet"
+    file = path / POINTERS
     pointers = read(file)
     numbers = ("position", "segment", "row")
     _require(file, pointers, dict.fromkeys(numbers, "int64") | {"alias": "string", "sample_key": "string"})

@@ -104,15 +104,15 @@ def materialize(
         folder = Path(temporary) / "table"
         folder.mkdir()
         made = Made(recipe, aligned.alignment, rows, aligned.sets, aligned.scheme, report, folder)
-        duplicates = ExactDuplicates(len(rows), [i.alias for i in recipe.inputs])
+        inputs = aligned.inputs(store, pools)
+        duplicates = ExactDuplicates(len(rows), inputs)
         for fold in rows.names:
-            inputs = aligned.inputs(store, pools)
             fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
             write_fold(plugins, made, fold, fusion, None if made.digests else duplicates.add)
             complete(report, fusion, recipe, fold)
         leaks = aligned.leaks + duplicates.leaks(rows.table)
         if recipe.near_duplicates is not None:
-            reads = {alias: pooled.block for alias, pooled in aligned.inputs(store, pools).items()}
+            reads = {alias: pooled.block for alias, pooled in inputs.items()}
             leaks += near_leaks(reads, rows.table, recipe.near_duplicates)
         report["allowed"] = leakage.refuse(leaks, recipe.allow)
         return keep(store, catalog, plugins, made, started, out=out, wide=wide)

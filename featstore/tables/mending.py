@@ -9,11 +9,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from featstore.files import fsync
-from featstore.tables.data import CARD, DATA
+from featstore.tables.data import CARD, DATA, FITTED, POINTERS, ROWS
 
 log = logging.getLogger("featstore")
 
-ROWS, POINTERS, FITTED = "rows.parquet", "pointers.parquet", "fitted.skops"
 #: What lies beside the data and what was fitted.
 _BESIDE = (CARD, "lost.parquet", POINTERS, "recipe.yaml", "report.json", ROWS)
 

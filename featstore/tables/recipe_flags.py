@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -80,6 +81,21 @@ def from_flags(
         min_modalities=min_modalities, fuser=fuser, missing=missing, steps=tuple(steps), as_of=as_of,
         max_samples=max_samples, order_by=order_by, near_duplicates=near_duplicates, allow=dict(allow or {}),
     )  # fmt: skip
+
+
+def known_words(words: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keywords that :func:`from_flags` is to be called with.
+
+    Raises:
+        UsageError: it knows none of this name, with a suggestion.
+    """
+    known = inspect.signature(from_flags).parameters
+    for word in words:
+        if word not in known:
+            raise UsageError(
+                f"There is no {word!r} here.{did_you_mean(word, known)}", hint=f"known: {', '.join(known)}"
+            )
+    return words
 
 
 def old_words(

@@ -16,7 +16,7 @@ from featstore.catalog.metrics import Metric, add
 from featstore.errors import CorruptError
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
-from featstore.tables.data import DATA, fold_name
+from featstore.tables.data import DATA, FITTED, fold_name
 from featstore.tables.features import require_value, typed_labels
 from featstore.tables.fitted import TRUSTED
 from featstore.tables.rows import SURVIVAL
@@ -128,7 +128,7 @@ class TrainingTable:
             CorruptError: the file is gone.
             Exception: skops' own, where the file holds a type that isn't trusted; nothing of it is run.
         """
-        file = self.folder(fold) / "fitted.skops"
+        file = self.folder(fold) / FITTED
         if not file.exists():
             if self.report.get("fitted", True):  # or new patients would be left as they are, and nobody told
                 raise CorruptError(f"{file} is missing: what {self} has learned is lost.", hint="restore it")

@@ -17,9 +17,9 @@ from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.splits import Scheme
 from featstore.plugins import Plugins
 from featstore.spec import Matrix
-from featstore.tables.data import DATA
+from featstore.tables.data import DATA, FITTED
 from featstore.tables.fuse import Fusion
-from featstore.tables.mending import FITTED, digest
+from featstore.tables.mending import digest
 from featstore.tables.placing import locked_folder, remove_leftovers
 from featstore.tables.recipe import Recipe
 from featstore.tables.rows import Rows
