@@ -115,7 +115,7 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
             hint=_way_out(wanted),
         )
     report["rows"] = rows.num_rows
-    report["by_split"] = rows_sql.by_split(connection)
+    report["by_split"] = rows_sql.by_split(connection, classes=wanted.labels.kind == "classes")
     report["coverage"] = rows_sql.coverage(connection, [i.alias for i in wanted.inputs], before)
     result = Alignment(rows, report=report, lost=rows_sql.lost(connection, keys))
     for n, item in enumerate(wanted.inputs):

@@ -175,8 +175,8 @@ def table_rows(connection: duckdb.DuckDBPyConnection, m: int) -> pa.ChunkedArray
     return arrow(connection, f"SELECT place_{m} FROM aligned ORDER BY position").column(0)
 
 
-def by_split(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """Rows by split, and within it by label."""
+def by_split(connection: duckdb.DuckDBPyConnection, *, classes: bool) -> dict[str, Any]:
+    """Rows by split, and within it by label: not of numbers, unless they are names of ``classes``."""
     rows = connection.execute(
         "SELECT coalesce(split, ''), label, label_type, count(*) FROM aligned GROUP BY ALL ORDER BY ALL"
     ).fetchall()
@@ -184,7 +184,7 @@ def by_split(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     for split, label, kind, n in rows:
         entry = counts.setdefault(split, {"rows": 0, "labels": {}})
         entry["rows"] += n
-        if label is not None and kind != "float":  # a number has no classes to count
+        if label is not None and (classes or kind != "float"):
             entry["labels"][label] = n
     return counts
 

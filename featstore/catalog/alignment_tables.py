@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.alignment_inputs import ON
 from featstore.catalog.connection import first, identifier
-from featstore.catalog.identity import lookalike
+from featstore.catalog.identity import unmatched
 from featstore.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -32,11 +32,7 @@ def look_at(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
             f'SELECT count(*), count(DISTINCT p.id) FROM tabular."{name}" t LEFT JOIN core.patient p USING (patient_id)'
         )
     ) or (0, 0)
-    alike = connection.execute(
-        f'SELECT DISTINCT t.patient_id, p.patient_id FROM tabular."{name}" t JOIN core.patient p '
-        f"ON {lookalike('t.patient_id')} = {lookalike('p.patient_id')} "
-        "WHERE t.patient_id NOT IN (SELECT patient_id FROM core.patient) ORDER BY ALL LIMIT 20"
-    ).fetchall()
+    alike = unmatched(connection, f'SELECT patient_id FROM tabular."{name}"')
     return {"rows": rows, "patients": known, "lookalikes": [list(pair) for pair in alike]}
 
 

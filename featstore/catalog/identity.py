@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from featstore.catalog.connection import first
+from featstore.catalog.connection import first, registered
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 
 def lookalike(column: str) -> str:
@@ -28,6 +29,24 @@ def lookalikes(connection: duckdb.DuckDBPyConnection, patients: str) -> list[tup
         "WHERE a.patient_id < b.patient_id AND (a.mine OR b.mine) ORDER BY ALL LIMIT 20"
     ).fetchall()
     return [(str(one), str(other)) for one, other in rows]
+
+
+def match_patients(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> tuple[int, list[tuple[str, str]]]:
+    """How many ids are patients here, and which aren't but look as if they were."""
+    with registered(connection, incoming=rows.select(["patient_id"])):
+        known = first(connection.execute("SELECT count(*) FROM incoming JOIN core.patient USING (patient_id)"))
+        alike = unmatched(connection, "SELECT patient_id FROM incoming")
+    return int(known[0]) if known else 0, alike
+
+
+def unmatched(connection: duckdb.DuckDBPyConnection, patients: str) -> list[tuple[str, str]]:
+    """The first 20 ids of a query of ours that are no patient's, but look as if they were: (theirs, ours)."""
+    rows = connection.execute(
+        f"SELECT DISTINCT i.patient_id, p.patient_id FROM ({patients}) i "
+        f"JOIN core.patient p ON {lookalike('i.patient_id')} = {lookalike('p.patient_id')} "
+        "WHERE i.patient_id NOT IN (SELECT patient_id FROM core.patient) ORDER BY ALL LIMIT 20"
+    ).fetchall()
+    return [(str(theirs), str(ours)) for theirs, ours in rows]
 
 
 def known_elsewhere(connection: duckdb.DuckDBPyConnection, patients: str, dataset: str) -> tuple[int, list[str]]:

@@ -6,26 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import arrow, first, identifier, registered
-from featstore.catalog.identity import lookalike
 from featstore.catalog.runs import add_run
 from featstore.errors import ConflictError, NotFoundError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
-
-
-def match_patients(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> tuple[int, list[tuple[str, str]]]:
-    """How many ids are patients here, and which aren't but look as if they were."""
-    with registered(connection, incoming=rows.select(["patient_id"])):
-        known = first(connection.execute("SELECT count(*) FROM incoming JOIN core.patient USING (patient_id)"))
-        alike = connection.execute(
-            "SELECT i.patient_id, p.patient_id FROM "
-            "(FROM incoming WHERE patient_id NOT IN (SELECT patient_id FROM core.patient)) i "
-            f"JOIN core.patient p ON {lookalike('i.patient_id')} = {lookalike('p.patient_id')} ORDER BY ALL LIMIT 20"
-        ).fetchall()
-    assert known
-    return int(known[0]), [(str(a), str(b)) for a, b in alike]
 
 
 def same(connection: duckdb.DuckDBPyConnection, name: str, content_hash: str, *, replace: bool) -> bool:

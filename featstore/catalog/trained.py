@@ -28,21 +28,15 @@ def weights(connection: duckdb.DuckDBPyConnection, feature_set: int) -> tuple[st
     return str(row[0]), [str(r[0]) for r in same]
 
 
-def sort_out(connection: duckdb.DuckDBPyConnection, model_version: str, patients: pa.Table) -> tuple[pa.Table, int]:
-    """Those of some patients (``patient_id``, each once) whom nobody has named for these weights yet.
-
-    Returns:
-        ``patient_id`` of those, in order; and how many of all are in the store now.
-    """
+def unknown(connection: duckdb.DuckDBPyConnection, model_version: str, patients: pa.Table) -> pa.Table:
+    """Those of some patients (``patient_id``, each once) whom nobody has named for these weights yet, in order."""
     with registered(connection, named=patients):
-        here = first(connection.execute("SELECT count(*) FROM named JOIN core.patient USING (patient_id)"))
-        new = arrow(
+        return arrow(
             connection,
             "SELECT patient_id FROM named WHERE patient_id NOT IN "
             "(SELECT patient_id FROM core.trained_on WHERE model_version = ?) ORDER BY 1",
             [model_version],
         )
-    return new, int(here[0]) if here else 0
 
 
 def put(connection: duckdb.DuckDBPyConnection, model_version: str, patients: pa.Table, run: int) -> None:

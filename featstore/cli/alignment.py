@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featstore.cli.output import note, note_lookalikes, plural, print_table
+from featstore.cli.output import note, note_lookalikes, note_unmatched, plural, print_table
 
 #: Labels that have a column of their own on the screen.
 _LABELS = 8
@@ -82,8 +82,11 @@ def note_table(name: str, facts: Mapping[str, Any], entity: str) -> None:
     for key, text in why.items():
         if n := facts.get(key):
             note(f"  {plural(n, entity)} got no row of it: {text}.")
-    for theirs, ours in facts.get("lookalikes", ()):
-        note(f"  {theirs!r} matches nobody, but looks like the patient {ours!r}.")
+    note_unmatched(facts.get("lookalikes", ()))
+    for column, groups in facts.get("alike", {}).items():
+        for values in groups:
+            spelled = ", ".join(map(repr, values))
+            note(f"  {column} has categories that look alike, and are taken for {len(values)}: {spelled}.")
     for column, values in facts.get("unseen", {}).items():
         note(f"  {column} has values that no train row has, encoded as unknown: {', '.join(map(str, values[:5]))}.")
 

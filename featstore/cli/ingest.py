@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import json_option, with_store
-from featstore.cli.output import note, note_lookalikes, plural, print_json
+from featstore.cli.output import note, note_lookalikes, note_unmatched, plural, print_json
 from featstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -168,5 +168,4 @@ def ingest_table(store: Store, file: str, name: str, time: str | None, replace: 
     note(f"Table {name!r}: {what}." if result.run_id else f"Table {name!r} holds these very rows already.")
     if result.known < result.rows:
         note(f"{result.rows - result.known:,} of its patients have no samples here.")
-    for theirs, ours in result.lookalikes:
-        note(f"  {theirs!r} matches nobody, but looks like the patient {ours!r}.")
+    note_unmatched(result.lookalikes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from featstore.cli.options import json_option, with_store
-from featstore.cli.output import note, plural, print_json, print_table
+from featstore.cli.output import note, note_unmatched, plural, print_json, print_table
 
 if TYPE_CHECKING:
     from featstore.store import Store
@@ -76,3 +76,4 @@ def trained_on(
     note(f"{plural(result.added, 'patient')} added, {result.known:,} known before: {', '.join(result.feature_sets)}.")
     if later := result.added + result.known - result.here:
         note(f"{result.here:,} in the store now; {plural(later, 'patient')} will count as soon as they are.")
+    note_unmatched(result.lookalikes)

@@ -35,6 +35,12 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def note_unmatched(pairs: Iterable[Sequence[str]]) -> None:
+    """Say which ids match no patient, but look as if they should."""
+    for theirs, ours in pairs:
+        note(f"  {theirs!r} matches nobody, but looks like the patient {ours!r}.")
+
+
 def note_lookalikes(pairs: Iterable[Sequence[str]]) -> None:
     """Say which patients may be one under two ids: nothing joins their rows."""
     for one, other in pairs:

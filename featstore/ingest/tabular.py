@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featstore.catalog import identity
 from featstore.catalog import tabular as catalog
 from featstore.catalog.connection import Catalog
 from featstore.errors import ConflictError, UsageError
@@ -76,7 +77,7 @@ def add_table(
     digest = content_hash(rows)
     # As in ingest: an interrupt after the commit must not take the run's folder away again.
     with catalog_file.write() as connection, RunFolder.creating(store, "ingest-table") as create_run:
-        known, lookalikes = catalog.match_patients(connection, rows)
+        known, lookalikes = identity.match_patients(connection, rows)
         columns = {field.name: str(field.type) for field in rows.schema}
         result = TabularResult(name, None, rows.num_rows, columns, known, lookalikes)
         if catalog.same(connection, name, digest, replace=replace):

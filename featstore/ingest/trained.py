@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog import feature_sets, sandbox, splits
+from featstore.catalog import feature_sets, identity, sandbox, splits
 from featstore.catalog import trained as catalog
 from featstore.catalog.connection import Catalog
 from featstore.catalog.runs import add_run
@@ -35,6 +35,7 @@ class TrainedOnResult:
         added: patients.
         known: patients that were named for these weights before.
         here: of both, how many are in the store now. The others count as soon as they are.
+        lookalikes: ids that match no patient but would, but for case, spaces or leading zeros: (theirs, ours).
     """
 
     feature_sets: list[str]
@@ -43,6 +44,7 @@ class TrainedOnResult:
     added: int
     known: int
     here: int
+    lookalikes: list[tuple[str, str]]
 
 
 def trained_on(
@@ -94,10 +96,11 @@ def trained_on(
         feature_set = feature_sets.get(connection, Ref.parse(name))
         model_version, same = catalog.weights(connection, feature_set.id)
         named = _of_scheme(connection, str(scheme), split) if named is None else named
-        new, here = catalog.sort_out(connection, model_version, named)
+        new = catalog.unknown(connection, model_version, named)
+        here, alike = identity.match_patients(connection, named)
         if not named.num_rows:
             raise NotFoundError("No patient was told.", hint='featstore sql "select patient_id from patients"')
-        result = TrainedOnResult(same, model_version, None, new.num_rows, named.num_rows - new.num_rows, here)
+        result = TrainedOnResult(same, model_version, None, new.num_rows, named.num_rows - new.num_rows, here, alike)
         if not new.num_rows:
             return result
         run = create_run()

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog import splits as catalog
-from featstore.catalog import tabular
+from featstore.catalog.identity import match_patients
 from featstore.errors import ConflictError, LeakageError, NotFoundError
 from featstore.splits.files import Entry, SplitFile
 
@@ -144,7 +144,7 @@ def _refuse_unmatched(
     leave_out = "--allow-missing leaves them out"
     if nobody:
         ids = pa.table({"patient_id": sorted({entry.who for entry in nobody})})
-        _, alike = tabular.match_patients(connection, ids)
+        _, alike = match_patients(connection, ids)
         looks = f" {alike[0][0]!r} looks like the patient {alike[0][1]!r}." if alike else ""
         raise NotFoundError(
             f"{len(nobody)} row(s) name patients who aren't in the store:"

@@ -143,6 +143,11 @@ def _outdated(found: Found) -> list[Leak]:
     return [Leak("outdated", message, rows, found.count, hint)] if found.count else []
 
 
+def not_allowed(leaks: Sequence[Leak], allow: Mapping[str, str]) -> list[Leak]:
+    """Those that :func:`refuse` would raise for."""
+    return [leak for leak in leaks if leak.kind not in allow or leak.kind not in LEAKS]
+
+
 def refuse(leaks: Sequence[Leak], allow: Mapping[str, str]) -> list[dict[str, Any]]:
     """Raise for the first leak that isn't allowed.
 
@@ -155,8 +160,7 @@ def refuse(leaks: Sequence[Leak], allow: Mapping[str, str]) -> list[dict[str, An
     Raises:
         LeakageError: what, how many, the first ten rows, and how to mend it; all of them are its ``rows``.
     """
-    refused = [leak for leak in leaks if leak.kind not in allow or leak.kind not in LEAKS]
-    if refused:
+    if refused := not_allowed(leaks, allow):
         raise _error(refused[0], sorted({leak.kind for leak in refused[1:]} - {refused[0].kind}))
     found = {kind: sum(leak.found for leak in leaks if leak.kind == kind) for kind in allow}
     return [{"kind": kind, "reason": allow[kind], "found": found[kind]} for kind in sorted(allow)]

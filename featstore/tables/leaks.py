@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-#: Bytes of vectors in one block.
-_BLOCK_BYTES = 8 << 20
-
 
 @dataclass(slots=True)
 class LeakReport:
@@ -60,7 +57,6 @@ class _Subject:
     name: str
     inputs: list[VectorInput]
     reads: Mapping[str, Read]
-    widths: Mapping[str, int]
     label: str = "label"
     columns: pa.Table | None = None
     stale: str | None = None
@@ -106,10 +102,7 @@ def leaks(
         found = check(connection, subject.inputs, label=subject.label, columns=subject.columns, everyone=everyone)
     found += _stale(subject)
     equal = ExactDuplicates(rows.num_rows, subject.reads)
-    for alias, block in subject.reads.items():
-        size = max(1, _BLOCK_BYTES // (8 * subject.widths[alias]))
-        for start in range(0, rows.num_rows, size):
-            equal.add(start, {alias: block(start, min(start + size, rows.num_rows))})
+    equal.add_all(subject.reads)
     found += equal.leaks(rows, everyone=everyone)
     found += near_leaks(subject.reads, rows, threshold, everyone=everyone)
     return LeakReport(subject.name, scheme, threshold, everyone, rows.num_rows, found)
@@ -150,7 +143,7 @@ def _feature_set(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, s
     def read(start: int, stop: int) -> npt.NDArray[Any]:
         return reader.gather(segments[start:stop], at[start:stop]).reshape(stop - start, -1)
 
-    return _Subject(str(found), [item], {ref.name: read}, {ref.name: int(np.prod(found.shape))})
+    return _Subject(str(found), [item], {ref.name: read})
 
 
 def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme: str | None) -> _Subject:
@@ -179,11 +172,8 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
         raise altered(file, f"it has {columns.num_rows} rows, and rows.parquet has {rows.num_rows}")
     if odd := [item.alias for item in items if not pa.types.is_fixed_size_list(form.field(item.alias).type)]:
         raise altered(file, f"its column {odd[0]!r} holds no vectors")
-    widths = {item.alias: int(form.field(item.alias).type.list_size) for item in items}
     reads = {item.alias: _Column(file, item.alias).read for item in items}
-    return _Subject(
-        name, items, reads, widths, str(row["label"]), columns.select(names) if names else None, row["stale"]
-    )
+    return _Subject(name, items, reads, str(row["label"]), columns.select(names) if names else None, row["stale"])
 
 
 def _ref(connection: duckdb.DuckDBPyConnection, feature_set: int) -> Ref:

@@ -105,14 +105,17 @@ def materialize(
         folder.mkdir()
         made = Made(recipe, aligned.alignment, rows, aligned.sets, aligned.scheme, report, folder)
         inputs = aligned.inputs(store, pools)
+        reads = {alias: pooled.block for alias, pooled in inputs.items()}
         duplicates = ExactDuplicates(len(rows), inputs)
-        for fold in rows.names:
-            fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
-            write_fold(plugins, made, fold, fusion, None if made.digests else duplicates.add)
-            complete(report, fusion, recipe, fold)
+        if leakage.not_allowed(aligned.leaks, recipe.allow):
+            duplicates.add_all(reads)  # nothing need be fitted or written to say what else leaks
+        else:
+            for fold in rows.names:
+                fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
+                write_fold(plugins, made, fold, fusion, None if made.digests else duplicates.add)
+                complete(report, fusion, recipe, fold)
         leaks = aligned.leaks + duplicates.leaks(rows.table)
         if recipe.near_duplicates is not None:
-            reads = {alias: pooled.block for alias, pooled in inputs.items()}
             leaks += near_leaks(reads, rows.table, recipe.near_duplicates)
         report["allowed"] = leakage.refuse(leaks, recipe.allow)
         return keep(store, catalog, plugins, made, started, out=out, wide=wide)
@@ -272,7 +275,7 @@ def complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe, fold: str) 
         report["inputs"][item.alias]["missing"] = int((~fusion.inputs[item.alias].present).sum())
     for name, part in fusion.tabular.items():
         report["tables"][name] |= {
-            "missing": int((~part.present).sum()), "unseen": part.unseen,
+            "missing": int((~part.present).sum()), "unseen": part.unseen, "alike": part.alike(),
             "features": part.names(fusion.fitted.encode.get(name, {})),
             "gaps": {mask.removeprefix("has_"): int((~has).sum()) for mask, has in part.masks().items()},
         }  # fmt: skip
@@ -293,7 +296,7 @@ def nearly_constant(scaler: Any) -> int:
 
     Those whose standard deviation is below a 100,000th of the median one; constant ones are only centred.
     """
-    if scaler is None:
+    if not hasattr(scaler, "var_"):
         return 0
     spread = np.sqrt(scaler.var_[scaler.var_ > 0])
     return int((spread < 1e-5 * np.median(spread)).sum()) if len(spread) else 0

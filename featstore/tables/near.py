@@ -77,6 +77,14 @@ class ExactDuplicates:
             constant = np.where((values == values[:, :1]).all(axis=1), _CONSTANT, _VECTOR)
             self._has[alias][at] = np.where(np.isnan(values).any(axis=1), _NOTHING, constant)
 
+    def add_all(self, inputs: Mapping[str, Read]) -> None:
+        """Take all rows of each input, read in blocks."""
+        for alias, read in inputs.items():
+            rows = len(self._has[alias])
+            size = max(64, _PASSING_BYTES // (8 * max(read(0, 1).shape[1], 1))) if rows else 1
+            for start in range(0, rows, size):
+                self.add(start, {alias: read(start, min(start + size, rows))})
+
     def _weights_of(self, width: int) -> npt.NDArray[np.uint64]:
         if width not in self._weights:
             raw = np.asarray(np.random.PCG64(0).random_raw(2 * width), np.uint64)

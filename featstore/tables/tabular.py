@@ -113,6 +113,17 @@ class TabularPart:
                 hint=f"correct it, and featstore ingest-table --name {self.spec.name} --replace; or materialize again",
             )
 
+    def alike(self) -> dict[str, list[list[str]]]:
+        """Categories that differ in case or spaces alone, by column: each is one of its own, which few people mean."""
+        found = {}
+        for name in self.spec.categorical:
+            kept: dict[str, list[str]] = {}
+            for value in sorted(set(self._category(name)) - {None}):
+                kept.setdefault("".join(value.casefold().split()), []).append(value)
+            if several := [values for values in kept.values() if len(values) > 1]:
+                found[name] = several
+        return found
+
     def _note_unseen(self, name: str, train: npt.NDArray[np.object_]) -> None:
         if others := set(self._category(name)) - set(train) - {None}:
             self.unseen[name] = sorted(others)

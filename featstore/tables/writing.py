@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from featstore.tables.rows import Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+T = TypeVar("T")
 
 #: Looks at the vectors of each block as they are written: :func:`batches`.
 Look = Callable[[int, Mapping[str, Matrix]], None]
@@ -91,7 +94,18 @@ def batches(
     schema: pa.Schema,
     look: Look | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows, a block at a time."""
+    """The rows, a block at a time; the next one is made while the last one is written."""
+    return ahead(_batches(rows, fold, fusion, masks, schema, look))
+
+
+def _batches(
+    rows: Rows,
+    fold: str,
+    fusion: Fusion,
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    schema: pa.Schema,
+    look: Look | None,
+) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     columns = [rows.table.column(name).combine_chunks() for name in rows.keys] + [rows.splits(fold)]
@@ -112,6 +126,16 @@ def batches(
         arrays.append(_vectors(fused))
         arrays += [pa.array(mask[start:stop]) for mask in masks.values()]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread makes the next one while the last one is used. Its errors are raised where it is due."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]
 
 
 def _vectors(block: npt.NDArray[np.float64]) -> pa.FixedSizeListArray:

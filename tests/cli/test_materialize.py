@@ -152,7 +152,8 @@ NEW: dict[str, Any] = OLD | {
     "entity": "visit",
     "inputs": {"a": OLD["inputs"]["a"] | {"dropped_samples": 3, "lost": {"failed": 2, "no such modality": 1}},
                "p": OLD["inputs"]["a"] | {"dropped_samples": 0, "lost": {"where": 4}}},
-    "tables": {"labs": OLD["tables"]["labs"] | {"too_old": 2, "future": 1, "untimed": 0}},
+    "tables": {"labs": OLD["tables"]["labs"] | {"too_old": 2, "future": 1, "untimed": 0,
+                                                "alike": {"sex": [["M", "m", "m "]]}}},
     "lost": [{"reason": "without 'p'", "rows": 3, "patients": 2, "such_as": ["007, v1"]}],
     "coverage": [{"has": ["a", "p"], "rows": 5, "kept": 3, "by_split": {"train": 3, "val": 2}},
                  {"has": [], "rows": 1, "kept": 0, "by_split": {"val": 1}}],
@@ -204,6 +205,7 @@ def test_reports_say_who_was_lost_where_and_why(capsys: pytest.CaptureFixture[st
         "scanner hardly predicts the label: accuracy 0.50, baseline 0.52, Cramér's V 0.00.",
         "dataset predicts the label: η² 0.30.",
         "Allowed: same-content, 2 found. Reason: a phantom",
+        "sex has categories that look alike, and are taken for 3: 'M', 'm', 'm '.",
         "sex has values that no train row has, encoded as unknown: X.",
     ):
         assert said in err

@@ -81,10 +81,20 @@ def test_a_file_of_ids(store: featstore.Store, say: Callable[..., TrainedOnResul
     (tmp_path / "p.csv").write_text("site,patient_id\nJM,007\nJM,é 3\nKD,08\nKD,x\nJM,007\n", encoding="utf-8")
     result = say("plain", patients=tmp_path / "p.csv")
     assert (result.added, result.known, result.here) == (4, 0, 2)
+    assert result.lookalikes == []
     # Nobody said which weights made these vectors: it is said of this very feature set, and of no other import.
     assert (result.model_version, result.feature_sets) == ("plain@v1", ["plain@v1"])
     assert recorded(store, "plain@v1") == {"007", "é 3", "08", "x"}
     assert say("plain", patients=tmp_path / "p.csv").run_id is None
+
+
+def test_ids_that_look_like_patients_are_told(
+    store: featstore.Store, say: Callable[..., TrainedOnResult], tmp_path: Path
+) -> None:
+    (tmp_path / "p.csv").write_text("patient_id\np1\n007\nP-2\nnobody\n", encoding="utf-8")
+    result = say("plain", patients=tmp_path / "p.csv")
+    assert result.here == 1
+    assert result.lookalikes == [("P-2", "P 2"), ("p1", "P 1")]
 
 
 def test_a_condition(store: featstore.Store, say: Callable[..., TrainedOnResult]) -> None:

@@ -83,6 +83,7 @@ def test_the_recipe_in_it_is_the_recipe() -> None:
         ({"report__inputs__p__pending_samples": 1200}, "p: 1,200 of its samples have no vector yet"),
         ({"report__inputs__p__dropped_samples": 2}, "p: 2 of its samples are left out"),
         ({"report__tables__clinical__unseen": {"sex": ["X", "Y"]}}, "sex has 2 values that no train row has"),
+        ({"report__tables__clinical__alike": {"site": [["JM", "jm"]]}}, "site has 1 categories in several spellings"),
         ({"report__tables__clinical__gaps": {"age": 7}}, "age is missing for 7 of 120 rows"),
         ({"report__tables__clinical__lookalikes": [["a", "b"]]}, "1 of its ids match nobody"),
         ({"report__lookalikes": [["007", "7"]]}, "1 pairs of patients have ids that look alike"),

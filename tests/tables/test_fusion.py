@@ -289,6 +289,19 @@ def test_a_whole_clinical_column_gets_no_mask_and_inner_none_for_inputs(cohort: 
     assert masks == ["has_age"]
 
 
+def test_categories_that_look_alike_are_told_and_stay_apart(make_cohort: Callable[..., Any]) -> None:
+    cohort = make_cohort(3, count=12, slices=1)
+    spellings = ["JM", "JM ", "jm", "KD", "A+", "A-"]
+    cohort.clinical({p: {"site": spellings[n % 6], "sex": "MF"[n % 2]} for n, p in enumerate(cohort.patients)})
+    result = cohort.store.materialize(
+        name="t", inputs=["a=v/A"], tables=["clinical"], categorical=["site", "sex"], scheme="default"
+    )
+    told = result.report["tables"]["clinical"]
+    assert told["alike"] == {"site": [["JM", "JM ", "jm"]]}
+    train = {s for n, s in enumerate(spellings * 2) if cohort.splits[cohort.patients[n]] == "train"}
+    assert [f for f in told["features"] if f.startswith("site")] == [f"site={s}" for s in sorted(train)]
+
+
 def test_a_category_that_train_lacks_is_reported_and_all_zero(make_cohort: Callable[..., Any]) -> None:
     cohort = make_cohort(3, count=12, slices=1)
     rows = {p: {"sex": "X" if cohort.splits[p] == "test" else "MF"[n % 2]} for n, p in enumerate(cohort.patients)}

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import featstore
 from featstore import LeakageError
 from featstore.catalog.leakage import split_overlap
+from featstore.tables.fuse import Fusion
 from featstore.tables.leakage import Leak, line, refuse
 from featstore.tables.recipe import LEAKS
 from featstore.tables.same_column import same_columns
@@ -212,6 +213,28 @@ def test_nearly_the_same_vectors(hospitals: Hospitals) -> None:
     assert {row["patient_id"], row["other_patient_id"]} == {ours, theirs}
     assert row["input"] == "a"
     assert 0.99 <= row["cosine"] < 1
+
+
+def test_what_the_catalog_knows_is_refused_before_anything_is_fitted(
+    hospitals: Hospitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fitting may take hours. What else leaks is said all the same."""
+    hospitals.take_in()
+    ours, theirs = hospitals.of("train")[2], hospitals.of("external")[1]
+    source, target = hospitals.slices(ours), hospitals.slices(theirs)
+    for one, other in zip(source, target, strict=True):
+        rewrite(other, lambda _, new=one: np.array(PIL.Image.open(new)))
+    hospitals.take_in()
+    fitted = []
+    fit = Fusion.fit
+    monkeypatch.setattr(Fusion, "fit", lambda *given: fitted.append(1) or fit(*given))
+    fields: dict[str, Any] = {"name": "t", "inputs": INPUTS, "scheme": "default", "steps": ["standardize"]}
+    with pytest.raises(LeakageError, match=r"(?s)\[same-content\].*Found as well: near-duplicates, same-vectors\."):
+        hospitals.store.materialize(**fields, near_duplicates=0.99)
+    assert not fitted
+    with pytest.raises(LeakageError, match=r"\[same-vectors\]"):
+        hospitals.store.materialize(**fields, allow={"same-content": "known"})
+    assert fitted
 
 
 def test_an_encoder_that_was_trained_on_those_held_out(hospitals: Hospitals) -> None:

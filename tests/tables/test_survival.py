@@ -114,10 +114,15 @@ def test_whole_numbers_as_floats_can_be_classes(visited: Any) -> None:
     frame = pd.DataFrame({"patient_id": ids, "g": [float(n % 2) for n in range(len(ids))]})
     label = {"column": "floats.g", "kind": "classes"}
     asked = recipe(label, missing="mean", steps=["select(2)"])
-    visited.store.materialize(from_json(asked))
+    result = visited.store.materialize(from_json(asked))
     table = visited.store.table("s")
     expected = remade(visited, asked, tables={"floats": frame})
     check(table, expected)
+    counted = {split: counts["labels"] for split, counts in result.report["by_split"].items()}
+    theirs = expected.rows.groupby("split").label.value_counts()
+    assert {(split, float(label)): n for split, counts in counted.items() for label, n in counts.items()} == {
+        (split, float(label)): n for (split, label), n in theirs.items()
+    }
     whole = np.concatenate(list(expected.parts.values()), axis=1)[expected.train]
     filled = learned("mean", whole, None).transform(whole)
     theirs = learned("select(2)", filled, expected.rows.label[expected.train].astype(str).to_numpy())
