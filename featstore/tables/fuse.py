@@ -20,6 +20,8 @@ from featstore.tables.tabular import TabularPart
 
 #: Bytes of one block of rows with all its parts: what bounds memory, however many rows there are.
 BLOCK_BYTES = 16 << 20
+#: Rows that are written at once, as many as a row group of Parquet has, unless their vectors are large.
+BATCH_ROWS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +184,14 @@ class Fusion:
         return int(self.apply(self.raw(0, 1), 0, 1, steps).shape[1])
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Spans of rows whose parts fit into the block budget; the same for the same recipe."""
+        """Spans of rows whose parts fit into the block budget; the same for the same recipe.
+
+        All but the last have a power of two, from 64 to 4,096: some of them make a row group of Parquet, to be filled
+        in place.
+        """
         width = sum(i.width for i in self.inputs.values()) + sum(m.shape[1] for m in self.matrices.values())
-        size = max(BLOCK_BYTES // (8 * max(width, self._widest, 1)), 64)
+        fitting = BLOCK_BYTES // (8 * max(width, self._widest, 1))
+        size = 1 << (min(max(fitting, 64), BATCH_ROWS).bit_length() - 1)
         for start in range(0, len(self.facts.train), size):
             yield start, min(start + size, len(self.facts.train))
 

@@ -73,7 +73,7 @@ class ExactDuplicates:
             with np.errstate(over="ignore"):  # beyond float32: infinite, as it is stored
                 values = np.ascontiguousarray(block, np.float32) + np.float32(0)  # -0 is 0
             at = slice(start, start + len(values))
-            self._hashes[alias][at] = values.view(np.uint32).astype(np.uint64) @ self._weights_of(values.shape[1])
+            self._hashes[alias][at] = np.einsum("ij,kj->ik", values.view(np.uint32), self._weights_of(values.shape[1]))
             constant = np.where((values == values[:, :1]).all(axis=1), _CONSTANT, _VECTOR)
             self._has[alias][at] = np.where(np.isnan(values).any(axis=1), _NOTHING, constant)
 
@@ -88,7 +88,7 @@ class ExactDuplicates:
     def _weights_of(self, width: int) -> npt.NDArray[np.uint64]:
         if width not in self._weights:
             raw = np.asarray(np.random.PCG64(0).random_raw(2 * width), np.uint64)
-            self._weights[width] = raw.reshape(width, 2) | np.uint64(1)
+            self._weights[width] = raw.reshape(2, width) | np.uint64(1)
         return self._weights[width]
 
     def leaks(self, rows: pa.Table, *, everyone: bool = False) -> list[Leak]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,11 @@ import numpy.typing as npt
 from featstore.catalog.alignment import Alignment
 from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.splits import Scheme
+from featstore.files import fsync
 from featstore.plugins import Plugins
 from featstore.spec import Matrix
 from featstore.tables.data import DATA, FITTED
-from featstore.tables.fuse import Fusion
+from featstore.tables.fuse import BATCH_ROWS, Fusion
 from featstore.tables.mending import digest
 from featstore.tables.placing import locked_folder, remove_leftovers
 from featstore.tables.recipe import Recipe
@@ -28,7 +29,8 @@ from featstore.tables.rows import Rows
 if TYPE_CHECKING:
     import pyarrow as pa
 
-T = TypeVar("T")
+#: Bytes of vectors that are written at once.
+BATCH_NBYTES = 64 << 20
 
 #: Looks at the vectors of each block as they are written: :func:`batches`.
 Look = Callable[[int, Mapping[str, Matrix]], None]
@@ -94,18 +96,7 @@ def batches(
     schema: pa.Schema,
     look: Look | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows, a block at a time; the next one is made while the last one is written."""
-    return ahead(_batches(rows, fold, fusion, masks, schema, look))
-
-
-def _batches(
-    rows: Rows,
-    fold: str,
-    fusion: Fusion,
-    masks: Mapping[str, npt.NDArray[np.bool_]],
-    schema: pa.Schema,
-    look: Look | None,
-) -> Iterator[pa.RecordBatch]:
+    """The rows, some thousands at a time."""
     import pyarrow as pa
 
     columns = [rows.table.column(name).combine_chunks() for name in rows.keys] + [rows.splits(fold)]
@@ -114,35 +105,42 @@ def _batches(
     else:
         columns.append(rows.label_column())
     clinical = [column.combine_chunks() for part in fusion.tabular.values() for column in part.raw.columns]
-    for start, stop in fusion.blocks():
-        raw = fusion.raw(start, stop)
-        if look:
-            look(start, raw)
+    widths = {alias: pooled.width for alias, pooled in fusion.inputs.items()} | {"fused": fusion.width}
+    for blocks in _batched(fusion.blocks(), 4 * sum(widths.values())):
+        start, stop = blocks[0][0], blocks[-1][1]
+        vectors = {name: np.empty((stop - start, width), np.float32) for name, width in widths.items()}
+        for first, last in blocks:
+            raw = fusion.raw(first, last)
+            if look:
+                look(first, raw)
+            fused = fusion.apply(raw, first, last)
+            fusion.incomplete += int(np.isnan(fused).any(axis=1).sum())
+            for name, values in {**raw, "fused": fused}.items():
+                vectors[name][first - start : last - start] = values
         arrays = [column.slice(start, stop - start) for column in columns]
-        arrays += [_vectors(raw[alias]) for alias in fusion.inputs]
+        arrays += [_vectors(vectors[alias]) for alias in fusion.inputs]
         arrays += [column.slice(start, stop - start) for column in clinical]
-        fused = fusion.apply(raw, start, stop)
-        fusion.incomplete += int(np.isnan(fused).any(axis=1).sum())
-        arrays.append(_vectors(fused))
+        arrays.append(_vectors(vectors["fused"]))
         arrays += [pa.array(mask[start:stop]) for mask in masks.values()]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; a thread makes the next one while the last one is used. Its errors are raised where it is due."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
+def _batched(blocks: Iterable[tuple[int, int]], row_nbytes: int) -> Iterator[list[tuple[int, int]]]:
+    """Blocks that follow one another, as many as are written at once."""
+    most, batch = min(BATCH_ROWS, BATCH_NBYTES // row_nbytes), []
+    for block in blocks:
+        batch.append(block)
+        if block[1] - batch[0][0] >= most:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def _vectors(block: npt.NDArray[np.float64]) -> pa.FixedSizeListArray:
+def _vectors(block: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     import pyarrow as pa
 
-    flat = np.ascontiguousarray(block, np.float32).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), block.shape[1])
+    return pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), block.shape[1])
 
 
 def write_fold(plugins: Plugins, made: Made, fold: str, fusion: Fusion, look: Look | None = None) -> None:
@@ -159,7 +157,10 @@ def write_fold(plugins: Plugins, made: Made, fold: str, fusion: Fusion, look: Lo
 
         skops.dump(estimators, folder / FITTED)
     made.report["fitted"] = bool(estimators)
-    made.digests[fold] = digest(folder / DATA)
+    with ThreadPoolExecutor(1) as pool:  # it waits for the disk while the processor hashes
+        on_disk = pool.submit(fsync, folder / DATA)
+        made.digests[fold] = digest(folder / DATA)
+        on_disk.result()
     made.width = made.width or fusion.width
 
 

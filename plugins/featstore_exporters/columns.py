@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -159,8 +160,13 @@ def widen(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 def in_blocks(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of exactly ``rows``, the last one shorter, whatever sizes they came in.
 
-    What is written then depends on the rows alone. Holds one block and one incoming batch.
+    What is written then depends on the rows alone. The next block is made in a thread while the last one is written:
+    two blocks and one incoming batch are in memory.
     """
+    return _ahead(_in_blocks(schema, batches, rows))
+
+
+def _in_blocks(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     held: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -174,6 +180,15 @@ def in_blocks(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -
                 held, count = [], 0
     if held:
         yield _joined(schema, held)
+
+
+def _ahead(items: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same items; while one is used, a thread makes the next, whose error is raised where it is due."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def row_nbytes(schema: pa.Schema) -> int:
