@@ -3,8 +3,9 @@
 PYTHON ?= python3
 # The torch that the tests run with. For the newest, make venv CONSTRAINTS=
 CONSTRAINTS ?= constraints/cpu.txt
-# Processes that run the tests, each with one thread for the networks.
-WORKERS ?= 2
+# Processes that run the tests, each with one thread for the networks. A third of the time they wait for others that they
+# have started, so one more than a small machine has cores.
+WORKERS ?= 3
 # Malformed inputs that `make fuzz` tries.
 FUZZ ?= 10000
 VENV := .venv
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test fuzz lint format docs bench clean clean-demo clean-venv
+.PHONY: help venv demo test trials fuzz lint format docs bench clean clean-demo clean-venv
 
 # Each step says its name, so that a long silence is never a riddle.
 step = printf '\n\033[1m== %s\033[0m\n' "$(1)"
@@ -47,6 +48,9 @@ demo: $(READY) ## Run the whole path on real pixels with real weights, in ./demo
 test: lint ## Run every check: lint, then the tests.
 	@$(call step,pytest)
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+trials: $(READY) ## Run the tests that take too long for `make test`: networks at their full size.
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m trial
 
 fuzz: $(READY) ## Try 10,000 malformed inputs on every reader (FUZZ=50000 for more; some minutes).
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(FUZZ)

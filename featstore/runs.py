@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -241,11 +242,16 @@ def provenance(kind: str, plugins: Plugins, **facts: Any) -> dict[str, Any]:
 
 def versions() -> Mapping[str, str]:
     """Name → version of the packages that results may depend on."""
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return {name: version for name in _PACKAGES if (version := _version(name))}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """None where it isn't installed. Looked up once: what is imported stays the version that it is."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _git(folder: Path) -> dict[str, Any] | None:

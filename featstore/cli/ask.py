@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.cli.alignment import print_report
 from featstore.cli.options import json_option, with_store
 from featstore.cli.output import note, plural, print_facts, print_json, print_rows, print_table
 
@@ -69,8 +70,20 @@ def show(store: Store, name: str, as_recipe: bool, as_json: bool) -> None:
         click.secho(kind, bold=True)
         if isinstance(facts, list):
             print_table(list(facts[0]), [list(row.values()) for row in facts])
+        elif kind == "training table":
+            _print_table_version(store, facts)
         else:
             print_facts({key: _parsed(value) for key, value in facts.items()})
+
+
+def _print_table_version(store: Store, facts: dict[str, Any]) -> None:
+    from featstore.tables import recipe_file
+
+    recipe, report = (json.loads(facts.pop(key)) for key in ("recipe", "report"))
+    print_facts(facts)
+    click.secho("recipe", bold=True)
+    click.echo(recipe_file.to_yaml(recipe_file.from_json(recipe)))
+    print_report(report, store.path / facts["path"])
 
 
 def _parsed(value: object) -> object:

@@ -25,6 +25,7 @@ from featstore.tables.recipe_file import from_json, to_yaml
 from featstore.tables.writing import Made
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 log = logging.getLogger("featstore")
@@ -62,9 +63,10 @@ def keep(
     targets = {fold: out.with_name(f"{out.stem}.{fold}{out.suffix}") if fold else out for fold in made.digests if out}
     facts = finished("materialize", started, made.recipe.to_json(), plugins)
     while True:
-        latest = _latest(catalog, made)
-        version = latest.version if latest else _next(catalog, made.recipe.name)
-        text = _card(store, catalog, made, facts, latest, version)
+        with catalog.read() as connection:
+            latest = _latest(connection, made)
+            version = latest.version if latest else training_tables.next_version(connection, made.recipe.name)
+            text = _card(store, connection, made, facts, latest, version)
         writes = {
             target: _exporter(plugins, made.folder / fold / DATA, target, wide, text)
             for fold, target in targets.items()
@@ -89,7 +91,7 @@ def keep(
 
 def _card(
     store: Path,
-    catalog: Catalog,
+    connection: duckdb.DuckDBPyConnection,
     made: Made,
     facts: dict[str, Any],
     latest: training_tables.Latest | None,
@@ -100,9 +102,8 @@ def _card(
         kept = inside(store, latest.path) / CARD
         if kept.is_file() and latest.runs == _runs(made):
             return kept.read_text("utf-8")
-        with catalog.read() as connection:
-            facts = queries.runs(connection, [latest.run])[latest.run]
-    origin = planned(catalog, _inputs(made), made.scheme.id if made.scheme else None, facts)
+        facts = queries.runs(connection, [latest.run])[latest.run]
+    origin = planned(connection, _inputs(made), made.scheme.id if made.scheme else None, facts)
     return card(made.recipe.to_json(), made.report, origin, made.recipe.name, version)
 
 
@@ -117,10 +118,9 @@ def _exporter(plugins: Plugins, data: Path, out: Path, wide: bool, text: str) ->
     return export
 
 
-def _latest(catalog: Catalog, made: Made) -> training_tables.Latest | None:
+def _latest(connection: duckdb.DuckDBPyConnection, made: Made) -> training_tables.Latest | None:
     """The table's latest version, if it is by the same recipe, of the same inputs, and equal."""
-    with catalog.read() as connection:
-        latest = training_tables.latest(connection, made.recipe.name)
+    latest = training_tables.latest(connection, made.recipe.name)
     if latest is None:
         return None
     inputs = [(s.alias, s.feature_set.id) for s in made.sets]
@@ -128,11 +128,6 @@ def _latest(catalog: Catalog, made: Made) -> training_tables.Latest | None:
     same = (latest.inputs, latest.scheme, latest.data_hash) == (inputs, scheme, made.digest)
     # Through a Recipe: what an older featstore wrote in other words is the same recipe.
     return latest if same and from_json(latest.recipe) == made.recipe else None
-
-
-def _next(catalog: Catalog, name: str) -> int:
-    with catalog.read() as connection:
-        return training_tables.next_version(connection, name)
 
 
 def _renew(catalog: Catalog, made: Made, latest: training_tables.Latest, path: Path, text: str) -> None:

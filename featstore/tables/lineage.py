@@ -105,7 +105,10 @@ def describe(
 
 
 def planned(
-    catalog: Catalog, inputs: Sequence[training_tables.Input], scheme: int | None, facts: Mapping[str, Any]
+    connection: duckdb.DuckDBPyConnection,
+    inputs: Sequence[training_tables.Input],
+    scheme: int | None,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The lineage of a version that is about to be added, for its data card.
 
@@ -113,8 +116,7 @@ def planned(
         scheme: surrogate id of the split scheme's version.
         facts: of the run that makes it, as :func:`featstore.runs.finished` gives them.
     """
-    with catalog.read() as connection:
-        return describe(connection, inputs, scheme) | {"run": run_facts(facts)}
+    return describe(connection, inputs, scheme) | {"run": run_facts(facts)}
 
 
 def run_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

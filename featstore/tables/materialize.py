@@ -132,21 +132,17 @@ def align(catalog: Catalog, recipe: Recipe, *, without: pa.Table | None = None) 
     Args:
         without: keys of rows that aren't wanted.
     """
+    if recipe.where is None:
+        with catalog.read() as connection:
+            return _aligned(connection, recipe, None, without)
     while True:
-        state, chosen = _chosen(catalog, recipe)
+        with catalog.read() as connection:
+            state = splits.state(connection)
+        chosen = sandbox.predicate(catalog, "samples", "sample_key", recipe.where, "--where")
         with catalog.read() as connection:
             if state == splits.state(connection):
                 return _aligned(connection, recipe, chosen, without)
         # Something came in since the condition was looked at: look again, or part of it would be left out.
-
-
-def _chosen(catalog: Catalog, recipe: Recipe) -> tuple[int, pa.Table | None]:
-    """The samples that meet the condition, and what the catalog's state was before it was looked at."""
-    with catalog.read() as connection:
-        state = splits.state(connection)
-    if recipe.where is None:
-        return state, None
-    return state, sandbox.predicate(catalog, "samples", "sample_key", recipe.where, "--where")
 
 
 def _aligned(
@@ -287,6 +283,8 @@ def complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe, fold: str) 
 
 def recipe_columns(catalog: Catalog, tables: list[str]) -> Mapping[str, list[str]]:
     """Table → its columns, to find whose a bare column name is."""
+    if not tables:
+        return {}
     with catalog.read() as connection:
         return {name: [c for c in tabular.fetch(connection, name).column_names if c != "patient_id"] for name in tables}
 

@@ -101,6 +101,10 @@ def test_from_slices_to_a_fused_table(
     ):
         assert run("show", name).out
         assert run("show", name, "--json").json
+    shown = run("show", "grade")
+    assert "recipe\nname: grade\n" in shown.out
+    assert "Inputs\n" in shown.out  # the report, as materialize printed it
+    assert "{" not in shown.out
     assert run("errors").err == "No failed inputs.\n"
     assert run("errors", "--json").json == []
     assert "No input has an unresolved failure" in run("retry").err

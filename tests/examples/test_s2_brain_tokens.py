@@ -190,6 +190,7 @@ def test_it_is_a_script() -> None:
     assert "from images to random reads" in done.stdout
 
 
+@pytest.mark.trial
 def test_at_the_originals_size(tmp_path: Path, tokens: ModuleType, rng: np.random.Generator) -> None:
     image = PIL.Image.fromarray(rng.integers(0, 256, (425, 425, 3), np.uint8))
     (tmp_path / "images/subj01/train").mkdir(parents=True)

@@ -182,11 +182,11 @@ def test_folds_and_exceptions(make_cohort: Callable[..., Any]) -> None:
 
 
 def test_what_is_about_to_be_made_has_the_same_origin(cohort: Any) -> None:
+    facts = {"kind": "materialize", "started_at": "2024-01-02T03:04:05", "provenance": {"packages": {"numpy": "1"}}}
     with cohort.store.catalog.read() as connection:
         inputs = training_tables.inputs(connection, "t", 1)
         scheme = connection.execute("SELECT id FROM core.scheme").fetchall()[0][0]
-    facts = {"kind": "materialize", "started_at": "2024-01-02T03:04:05", "provenance": {"packages": {"numpy": "1"}}}
-    found = planned(cohort.store.catalog, inputs, scheme, facts)
+        found = planned(connection, inputs, scheme, facts)
     whole = of(cohort, "t")
     assert [e["encoder"] for e in found["inputs"]] == [e["encoder"] for e in whole["inputs"]]
     assert (found["tables"], found["scheme"]) == (whole["tables"], whole["scheme"])
