@@ -98,8 +98,8 @@ def gather(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput, cho
         )
     if not samples:
         raise NotFoundError(
-            f"The input {item.alias!r} is empty: {item.feature_set} has no vectors of modality {modality!r} that meet "
-            "the --where.",
+            f"The input {item.alias!r} is empty: {item.feature_set} has no current vectors of modality {modality!r} "
+            "that meet the --where.",
             hint="featstore ls samples",
         )
     if unordered:
@@ -126,7 +126,7 @@ def _modality(connection: duckdb.DuckDBPyConnection, item: VectorInput, chosen: 
     if item.modality is not None or not every:
         of = f" of modality {item.modality!r}" if item.modality else ""
         raise NotFoundError(
-            f"The input {item.alias!r} is empty: {item.feature_set} has no vectors{of}."
+            f"The input {item.alias!r} is empty: {item.feature_set} has no current vectors{of}."
             f"{did_you_mean(item.modality or '', every)}",
             hint=f"modalities that it has: {', '.join(every) or 'none yet; run featstore extract'}",
         )
