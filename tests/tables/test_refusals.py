@@ -62,7 +62,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[FeatstoreError], str, str]] = {
     "tokens": ({"inputs": ["tok/A:mean"]}, UsageError, r"tok@v1 keeps tokens, 1 × 5", r"--pooler mean"),
     "no such set": ({"inputs": ["vv/A:mean"]}, NotFoundError, r"no feature set 'vv'. Did you mean 'v'", r"ls features"),
     "no such version": ({"inputs": ["v@v7/A:mean"]}, NotFoundError, r"no version 7; its latest is v1", r"show v"),
-    "no such modality": ({"inputs": ["v/T1:mean"]}, NotFoundError, r"no vectors of modality 'T1'", r"A, P"),
+    "no such modality": ({"inputs": ["v/T1:mean"]}, NotFoundError, r"no current vectors of modality 'T1'", r"A, P"),
     "no such pooler": ({"inputs": ["v/A:maen"]}, NotFoundError, r"no pooler 'maen'. Did you mean 'mean'", r"plugins"),
     "pooler of tokens": ({"inputs": ["v/A:cls"]}, NotFoundError, r"'cls' works on tokens", r"mean"),
     "no such fuser": ({"inputs": [A], "fuser": "concta"}, NotFoundError, r"no fuser 'concta'.*'concat'", r"plugins"),
