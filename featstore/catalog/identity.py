@@ -42,9 +42,9 @@ def match_patients(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> tup
 def unmatched(connection: duckdb.DuckDBPyConnection, patients: str) -> list[tuple[str, str]]:
     """The first 20 ids of a query of ours that are no patient's, but look as if they were: (theirs, ours)."""
     rows = connection.execute(
-        f"SELECT DISTINCT i.patient_id, p.patient_id FROM ({patients}) i "
-        f"JOIN core.patient p ON {lookalike('i.patient_id')} = {lookalike('p.patient_id')} "
-        "WHERE i.patient_id NOT IN (SELECT patient_id FROM core.patient) ORDER BY ALL LIMIT 20"
+        f"WITH strange AS (SELECT patient_id FROM ({patients}) EXCEPT SELECT patient_id FROM core.patient) "
+        "SELECT i.patient_id, p.patient_id FROM strange i JOIN core.patient p "
+        f"ON {lookalike('i.patient_id')} = {lookalike('p.patient_id')} ORDER BY ALL LIMIT 20"
     ).fetchall()
     return [(str(theirs), str(ours)) for theirs, ours in rows]
 

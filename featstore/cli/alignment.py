@@ -45,6 +45,10 @@ def print_report(report: Mapping[str, Any], path: Path) -> None:
     if folds := report.get("folds"):
         rows = [[name, facts.get("train_rows"), facts.get("width")] for name, facts in folds.items()]
         print_table(["fold", "train rows", "features"], rows, title="Folds, each with its own fitted steps")
+        for name, facts in folds.items():
+            for columns in facts.get("unseen", {}).values():
+                for column, values in columns.items():
+                    note(f"  {name}: {column} has values that no train row has: {', '.join(map(str, values[:5]))}.")
     _note_confounders(report.get("confounders", ()))
     for allowed in report.get("allowed", ()):
         note(f"Allowed: {allowed['kind']}, {allowed.get('found', 0):,} found. Reason: {allowed['reason']}")

@@ -20,6 +20,7 @@ from featstore.learn.trials import Chosen, Fold, choose, fit_all
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
 from featstore.tables.made_of import require_train_rows
+from featstore.threads import one_thread
 
 if TYPE_CHECKING:
     from featstore.tables import TrainingTable
@@ -44,15 +45,12 @@ def probe(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTable,
         CorruptError: the table's data is gone or damaged.
         LeakageError: its train rows aren't those that its steps were fitted on.
     """
-    from threadpoolctl import threadpool_limits
-
     request, started = ProbeRequest(**options), utc_now()
     require_train_rows(catalog, table)
     with catalog.read() as connection:
         planned = metrics.scheme_splits(connection, table.name, table.version)
     said = [f"The table is stale: {table.stale}."] if table.stale else []
-    # On one thread: sums in parts would have other last digits with another number of them.
-    with threadpool_limits(1):
+    with one_thread():
         task, folds = _fit(table, request, said)
         value, tried = choose(folds, task, request)
         chosen = [Chosen.of(fold, task, value, youden=request.youden) for fold in folds]

@@ -73,7 +73,7 @@ class PooledInput:
                 index = self.offsets[start + part][:, None] + np.arange(length)
                 values = self.reader.gather(self.segments[index.ravel()], self.rows[index.ravel()], dtype=np.float64)
                 dense = values.reshape(len(part), int(length), -1)
-                out[part] = dense[:, 0] if self.pool is None else _pooled(self.pool, dense)
+                out[part] = dense[:, 0] if self.pool is None else _pooled(self.pool, dense, self.width)
         return out
 
     def _let_go(self, rows: int) -> None:
@@ -89,9 +89,11 @@ def _parts(members: npt.NDArray[np.int64], length: int, width: int) -> Iterator[
         yield members[first : first + most]
 
 
-def _pooled(pool: PoolFunction, groups: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+def _pooled(pool: PoolFunction, groups: npt.NDArray[np.float64], width: int | None = None) -> npt.NDArray[Any]:
     """(G, n, D) → (G, D′), checked."""
     result = np.asarray(pool(groups, prefix=0, grid=None))
     if result.ndim != 2 or len(result) != len(groups):
         raise PluginError(f"The pooler gave an array of shape {result.shape} for {len(groups)} groups.")
+    if width is not None and result.shape[1] != width:  # NumPy would repeat a single number, unseen
+        raise PluginError(f"The pooler gives {result.shape[1]} features of {groups.shape[1]} rows, {width} of one.")
     return result

@@ -28,6 +28,7 @@ from featstore.tables.recipe import Label, Recipe
 from featstore.tables.recipe_plain import from_json
 from featstore.tables.rows import Rows
 from featstore.tables.writing import batches, new_folder, schema
+from featstore.threads import one_thread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,10 +111,11 @@ def apply(
             f"The new rows have {fusion.width} fused features, and {table} has {width}.",
             hint=f"featstore reproduce {table}   says whether it can still be made",
         )
-    complete(aligned.alignment.report, fusion, wanted, "")
     with new_folder(store) as temporary:
         made = Path(temporary) / DATA
-        _write(plugins.exporter(made), made, aligned.rows, fusion, form)
+        with one_thread(bool(steps.learning())):
+            _write(plugins.exporter(made), made, aligned.rows, fusion, form)
+        complete(aligned.alignment.report, fusion, wanted, "")
         exporter = unless_same(plugins, plugins.exporter(out), wide=wide)
         with placing(out, lambda path: _export(TableData(made, {"name": table.name}), exporter, path, wide)):
             pass

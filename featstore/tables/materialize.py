@@ -33,6 +33,7 @@ from featstore.tables.recipe import Entity, Input, Recipe
 from featstore.tables.rows import Rows
 from featstore.tables.tabular import TabularPart
 from featstore.tables.writing import Made, new_folder, write_fold
+from featstore.threads import one_thread
 
 if TYPE_CHECKING:
     import duckdb
@@ -96,7 +97,7 @@ def materialize(
         raise UsageError("--wide says how a file is written, and there is no --out.", hint="--out table.parquet")
     if out:
         check_target(store, out, plugins.exporter(out))
-    Steps.of(recipe, plugins)  # what it names must be there before anything is read
+    learns = bool(Steps.of(recipe, plugins).learning())  # what it names must be there before anything is read
     pools = poolers(recipe, plugins)
     aligned = align(catalog, recipe)
     rows, report = aligned.rows, aligned.alignment.report
@@ -110,10 +111,11 @@ def materialize(
         if leakage.not_allowed(aligned.leaks, recipe.allow):
             duplicates.add_all(reads)  # nothing need be fitted or written to say what else leaks
         else:
-            for fold in rows.names:
-                fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
-                write_fold(plugins, made, fold, fusion, None if made.digests else duplicates.add)
-                complete(report, fusion, recipe, fold)
+            with one_thread(learns):
+                for fold in rows.names:
+                    fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
+                    write_fold(plugins, made, fold, fusion, None if made.digests else duplicates.add)
+                    complete(report, fusion, recipe, fold)
         leaks = aligned.leaks + duplicates.leaks(rows.table)
         if recipe.near_duplicates is not None:
             leaks += near_leaks(reads, rows.table, recipe.near_duplicates)
@@ -263,7 +265,8 @@ def complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe, fold: str) 
     """Add to the alignment report what became known while fitting; of folds, what the first says, and each its own."""
     train, width = int(fusion.facts.train.sum()), fusion.width
     if fold:
-        report.setdefault("folds", {})[fold] = {"train_rows": train, "width": width}
+        unseen = {name: dict(part.unseen) for name, part in fusion.tabular.items() if part.unseen}
+        report.setdefault("folds", {})[fold] = {"train_rows": train, "width": width, "unseen": unseen}
         if fold != "fold0":
             return
     for item in recipe.inputs:
@@ -271,7 +274,7 @@ def complete(report: dict[str, Any], fusion: Fusion, recipe: Recipe, fold: str) 
         report["inputs"][item.alias]["missing"] = int((~fusion.inputs[item.alias].present).sum())
     for name, part in fusion.tabular.items():
         report["tables"][name] |= {
-            "missing": int((~part.present).sum()), "unseen": part.unseen, "alike": part.alike(),
+            "missing": int((~part.present).sum()), "unseen": dict(part.unseen), "alike": part.alike(),
             "features": part.names(fusion.fitted.encode.get(name, {})),
             "gaps": {mask.removeprefix("has_"): int((~has).sum()) for mask, has in part.masks().items()},
         }  # fmt: skip

@@ -27,6 +27,7 @@ from featstore.tables.recipe_plain import from_json
 from featstore.tables.rows import Rows
 from featstore.tables.tabular import TabularPart
 from featstore.tables.writing import batches, masks, new_folder, schema
+from featstore.threads import one_thread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,7 +88,8 @@ def reproduce(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTa
     }
     pools = poolers(recipe, plugins)
     pointers = kept_pointers(table.path, len(rows))
-    with new_folder(store) as temporary:
+    learns = bool(Steps.of(recipe, plugins).learning())
+    with new_folder(store) as temporary, one_thread(learns):
         for fold in rows.names:
             inputs = {
                 i.alias: _pooled(store, pointers, paths[i.alias], i.alias, len(rows), dims[i.alias], pools[i.alias])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
@@ -114,17 +115,20 @@ class TabularPart:
             )
 
     def alike(self) -> dict[str, list[list[str]]]:
-        """Categories that differ in case or spaces alone, by column: each is one of its own, which few people mean."""
+        """Categories that differ in case, spaces or characters that look the same alone, by column: each is one of its
+        own, which few people mean.
+        """
         found = {}
         for name in self.spec.categorical:
             kept: dict[str, list[str]] = {}
             for value in sorted(set(self._category(name)) - {None}):
-                kept.setdefault("".join(value.casefold().split()), []).append(value)
+                kept.setdefault(_spelled(value), []).append(value)
             if several := [values for values in kept.values() if len(values) > 1]:
                 found[name] = several
         return found
 
     def _note_unseen(self, name: str, train: npt.NDArray[np.object_]) -> None:
+        self.unseen.pop(name, None)  # another fold's
         if others := set(self._category(name)) - set(train) - {None}:
             self.unseen[name] = sorted(others)
 
@@ -198,6 +202,12 @@ def _category(value: Any) -> str:
     if isinstance(value, datetime) and value.tzinfo is None and value.time() == time():
         return str(value.date())
     return str(value)
+
+
+def _spelled(value: str) -> str:
+    """What people see of a category, without case and spaces."""
+    seen = (c for c in unicodedata.normalize("NFKC", value) if unicodedata.category(c) != "Cf")
+    return "".join("".join(seen).casefold().split())
 
 
 def _kind(kind: pa.DataType) -> str:

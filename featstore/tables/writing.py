@@ -16,6 +16,7 @@ import numpy.typing as npt
 from featstore.catalog.alignment import Alignment
 from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.splits import Scheme
+from featstore.errors import PluginError
 from featstore.files import fsync
 from featstore.plugins import Plugins
 from featstore.spec import Matrix
@@ -116,6 +117,10 @@ def batches(
             fused = fusion.apply(raw, first, last)
             fusion.incomplete += int(np.isnan(fused).any(axis=1).sum())
             for name, values in {**raw, "fused": fused}.items():
+                if values.shape != (last - first, widths[name]):  # NumPy would repeat a single number, unseen
+                    raise PluginError(
+                        f"{name!r} is {values.shape} in one block of rows, and {widths[name]} wide before."
+                    )
                 vectors[name][first - start : last - start] = values
         arrays = [column.slice(start, stop - start) for column in columns]
         arrays += [_vectors(vectors[alias]) for alias in fusion.inputs]
@@ -126,13 +131,14 @@ def batches(
 
 
 def _batched(blocks: Iterable[tuple[int, int]], row_nbytes: int) -> Iterator[list[tuple[int, int]]]:
-    """Blocks that follow one another, as many as are written at once."""
-    most, batch = min(BATCH_ROWS, BATCH_NBYTES // row_nbytes), []
+    """Blocks that follow one another, as many as are written at once: one, or what stays within both bounds."""
+    most = min(BATCH_ROWS, BATCH_NBYTES // row_nbytes)
+    batch: list[tuple[int, int]] = []
     for block in blocks:
-        batch.append(block)
-        if block[1] - batch[0][0] >= most:
+        if batch and block[1] - batch[0][0] > most:
             yield batch
             batch = []
+        batch.append(block)
     if batch:
         yield batch
 

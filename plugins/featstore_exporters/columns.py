@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import takewhile
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -163,7 +165,16 @@ def in_blocks(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -
     What is written then depends on the rows alone. The next block is made in a thread while the last one is written:
     two blocks and one incoming batch are in memory.
     """
-    return _ahead(_in_blocks(schema, batches, rows))
+    stop = Event()  # or an interrupt would wait for a whole block
+    blocks = _in_blocks(schema, takewhile(lambda _: not stop.is_set(), batches), rows)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            coming = pool.submit(next, blocks, None)
+            while (block := coming.result()) is not None:
+                coming = pool.submit(next, blocks, None)
+                yield block
+        finally:
+            stop.set()
 
 
 def _in_blocks(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
@@ -180,15 +191,6 @@ def _in_blocks(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) 
                 held, count = [], 0
     if held:
         yield _joined(schema, held)
-
-
-def _ahead(items: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same items; while one is used, a thread makes the next, whose error is raised where it is due."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item
 
 
 def row_nbytes(schema: pa.Schema) -> int:

@@ -24,7 +24,8 @@ def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, w
         UsageError: with ``wide``, two columns would have one name, or there would be too many.
     """
     target = wide_schema(schema) if wide else schema
-    rows = max(1, min(ROW_GROUP, GROUP_NBYTES // row_nbytes(schema)))
+    # A power of two, as blocks of a training table are: they go in as they come.
+    rows = 1 << (max(1, min(ROW_GROUP, GROUP_NBYTES // row_nbytes(schema))).bit_length() - 1)
     with pq.ParquetWriter(
         path,
         target,

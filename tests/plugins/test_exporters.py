@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from featstore_exporters import featstore_exporters
+from featstore_exporters.columns import in_blocks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -262,3 +264,30 @@ def test_memory_is_bounded(tmp_path: Path, suffix: str) -> None:
     before = psutil.Process().memory_info().rss
     WRITE[suffix](tmp_path / f"t{suffix}", batch.schema, batches(), wide=False)
     assert peak - before < 60e6
+
+
+def test_an_interrupt_does_not_wait_for_a_whole_block() -> None:
+    """The next block is made in a thread: where nobody wants it any more, it takes one batch in at most."""
+    asked, schema = [], pa.schema([("x", pa.int64())])
+
+    def coming() -> Iterator[pa.RecordBatch]:
+        for n in range(1_000):
+            asked.append(n)
+            yield pa.record_batch([pa.array([n])], schema=schema)
+            time.sleep(0.01)
+
+    blocks = in_blocks(schema, coming(), 10)
+    assert next(blocks).num_rows == 10
+    blocks.close()
+    assert len(asked) <= 12
+
+
+def test_an_error_of_what_is_made_ahead_is_raised_where_it_is_due(tmp_path: Path) -> None:
+    def coming() -> Iterator[pa.RecordBatch]:
+        yield pa.record_batch([pa.array([1, 2])], names=["x"])
+        raise ZeroDivisionError
+
+    blocks = in_blocks(pa.schema([("x", pa.int64())]), coming(), 2)
+    assert next(blocks).num_rows == 2
+    with pytest.raises(ZeroDivisionError):
+        next(blocks)

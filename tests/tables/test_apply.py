@@ -166,6 +166,7 @@ def test_new_patients_get_what_the_saved_estimators_give(cohort: Any, name: str,
             assert frame[f"has_{alias}"].tolist() == (~np.isnan(part).all(axis=1)).tolist()
     assert (result.rows, result.width) == (len(frame), np.stack(frame.fused).shape[1])
     assert result.report["rows"] == len(frame)
+    assert result.report["incomplete"] == np.isnan(np.stack(frame.fused)).any(axis=1).sum()
 
 
 def test_what_learned_from_labels_is_refused_for_the_rows_that_it_learned_from(cohort: Any, tmp_path: Path) -> None:

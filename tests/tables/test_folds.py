@@ -53,7 +53,7 @@ def test_every_fold_is_the_table_of_its_own_split(cohort: Any, tmp_path: Any) ->
     result = cohort.store.materialize(from_json(RECIPE), out=tmp_path / "k.parquet")
     table = cohort.store.table("k")
     assert (table.folds, table.entity) == (3, "patient")
-    held = []
+    held, unseen = [], {}
     for fold in range(3):
         expected = remade(cohort, RECIPE, splits=seen_by(cohort, fold), tables=cohort.tables)
         fitted = table.fitted(fold=fold)
@@ -64,11 +64,16 @@ def test_every_fold_is_the_table_of_its_own_split(cohort: Any, tmp_path: Any) ->
         assert_fitted_alike(fitted["missing"], expected.fitted["missing"])
         assert_fitted_alike(fitted["inputs"]["a"]["robust"], expected.fitted["inputs"]["a"][0])
         assert_fitted_alike(fitted["encode"]["clinical"]["stage"], expected.fitted["encode"]["clinical"]["stage"])
+        seen = {row["stage"] for row in table.to_arrow(split="train", fold=fold).select(["stage"]).to_pylist()}
+        unseen[f"fold{fold}"] = {} if "rare" in seen else {"clinical": {"stage": ["rare"]}}
         assert table.splits(fold=fold) == ["test", "train", "val"]
         held += table.to_arrow(split="val", fold=fold).column("patient_id").to_pylist()
         assert result.report["folds"][f"fold{fold}"]["train_rows"] == expected.train.sum()
         out = tmp_path / f"k.fold{fold}.parquet"
         assert out.read_bytes() == (table.folder(fold) / "data.parquet").read_bytes()
+    assert sorted(map(len, unseen.values())) == [0, 0, 1]
+    assert {name: facts["unseen"] for name, facts in result.report["folds"].items()} == unseen
+    assert result.report["tables"]["clinical"]["unseen"] == unseen["fold0"].get("clinical", {})
     assert result.out == [tmp_path / f"k.fold{n}.parquet" for n in range(3)]
     # Everybody who isn't held out is tested on once.
     everyone = table.to_arrow(fold=0)

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from featstore import PluginError
 from featstore.tables.recipe_plain import from_json
 
 from .expected import assert_fitted_alike, check, remade
@@ -291,13 +292,13 @@ def test_a_whole_clinical_column_gets_no_mask_and_inner_none_for_inputs(cohort: 
 
 def test_categories_that_look_alike_are_told_and_stay_apart(make_cohort: Callable[..., Any]) -> None:
     cohort = make_cohort(3, count=12, slices=1)
-    spellings = ["JM", "JM ", "jm", "KD", "A+", "A-"]
+    spellings = ["JM", "JM ", "jm\u200b", "KD", "A+", "A-"]
     cohort.clinical({p: {"site": spellings[n % 6], "sex": "MF"[n % 2]} for n, p in enumerate(cohort.patients)})
     result = cohort.store.materialize(
         name="t", inputs=["a=v/A"], tables=["clinical"], categorical=["site", "sex"], scheme="default"
     )
     told = result.report["tables"]["clinical"]
-    assert told["alike"] == {"site": [["JM", "JM ", "jm"]]}
+    assert told["alike"] == {"site": [["JM", "JM ", "jm\u200b"]]}
     train = {s for n, s in enumerate(spellings * 2) if cohort.splits[cohort.patients[n]] == "train"}
     assert [f for f in told["features"] if f.startswith("site")] == [f"site={s}" for s in sorted(train)]
 
@@ -376,3 +377,12 @@ def test_parquet_tables_with_small_integers_and_nan(make_cohort: Callable[..., A
     result = cohort.store.materialize(name="nan_label", inputs=["a=v/A"], label="scores.score")
     assert result.rows == 10
     assert np.isfinite(cohort.store.table("nan_label").arrays()[1]).all()
+
+
+@pytest.mark.parametrize("wrong", [{"inputs": ["a=v/A:uneven"]}, {"inputs": ["a=v/A:mean"], "fuser": "uneven"}])
+def test_a_plugin_whose_width_changes_is_refused(make_cohort: Callable[..., Any], wrong: dict[str, Any]) -> None:
+    """NumPy would write the one number into all columns."""
+    cohort = make_cohort(5, count=12, slices=3)
+    with pytest.raises(PluginError, match=r"1 features of \d rows, 5 of one|in one block of rows, and 5 wide before"):
+        cohort.store.materialize(name="t", scheme="default", **wrong)
+    assert cohort.store.ls("tables").num_rows == 0

@@ -6,7 +6,18 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from featstore import Backbone, BackboneRequest, BackboneSpec, Fuser, FuserSpec, ReaderSpec, Source, Tokens, hookimpl
+from featstore import (
+    Backbone,
+    BackboneRequest,
+    BackboneSpec,
+    Fuser,
+    FuserSpec,
+    PoolerSpec,
+    ReaderSpec,
+    Source,
+    Tokens,
+    hookimpl,
+)
 
 
 class Identity(Backbone):
@@ -42,6 +53,18 @@ class Twice(Fuser):
         self.mean = estimators["mean"]
 
 
+class Uneven(Fuser):
+    """Gives one feature where it is asked for several rows, as a plugin with a mistake may."""
+
+    def transform(self, parts) -> np.ndarray:
+        first = next(iter(parts.values()))
+        return first if len(first) == 1 else first[:, :1]
+
+
+def _uneven(groups, *, prefix, grid) -> np.ndarray:
+    return groups.mean(axis=1)[:, : 1 if groups.shape[1] > 1 else None]
+
+
 def _read(source: Source) -> np.ndarray:
     return np.frombuffer(source.read_bytes(), "<f4")
 
@@ -64,3 +87,9 @@ def featstore_readers() -> Iterable[ReaderSpec]:
 @hookimpl
 def featstore_fusers() -> Iterable[FuserSpec]:
     yield FuserSpec("twice", Twice)
+    yield FuserSpec("uneven", Uneven)
+
+
+@hookimpl
+def featstore_poolers() -> Iterable[PoolerSpec]:
+    yield PoolerSpec("uneven", lambda: _uneven, accepts=frozenset({"groups"}))
