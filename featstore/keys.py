@@ -38,8 +38,8 @@ def check_name(name: str, what: str, *, hint: str = "") -> str:
     """
     if not _NAME.fullmatch(name) or len(name) > 128 or name.endswith("."):
         raise UsageError(
-            f"{name!r} can't be the name of a {what}: a name starts with a letter or digit, goes on with "
-            "letters, digits, '_', '-' and '.', doesn't end with '.', and has at most 128 characters.",
+            f"{name!r} can't be the name of a {what}: a name starts with a letter of a-z or A-Z or a digit, goes on "
+            "with these, '_', '-' and '.', doesn't end with '.', and has at most 128 characters.",
             hint=hint,
         )
     return name

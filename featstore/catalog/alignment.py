@@ -112,7 +112,7 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
         lost = "; ".join(f"{item['rows']} {item['reason']}" for item in report["lost"])
         raise NotFoundError(
             f"No {wanted.entity} is left for this table: {lost or 'no input has any'}.",
-            hint=_way_out(wanted),
+            hint=_way_out(wanted, report),
         )
     report["rows"] = rows.num_rows
     report["by_split"] = rows_sql.by_split(connection, classes=wanted.labels.kind == "classes")
@@ -128,8 +128,11 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
     return result
 
 
-def _way_out(wanted: Wanted) -> str:
-    ways = ["--label none, where there are no labels"] if wanted.labels else []
+def _way_out(wanted: Wanted, report: dict[str, Any]) -> str:
+    unlabelled = any(item["reason"].startswith("without a value of") for item in report["lost"])
+    ways = ["--label none, where there are no labels"] if wanted.labels and unlabelled else []
+    if any(facts.get("untimed") == report["candidates"] for facts in report["tables"].values()):
+        ways.append(f"--as-of TABLE.COLUMN: no {wanted.entity} has a time of its own")
     if wanted.entity != "patient":
         ways.append(f"per: patient in a recipe, for inputs that no {wanted.entity} has of its own")
     return "; or ".join([*ways, "featstore ls samples"])

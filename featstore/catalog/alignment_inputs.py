@@ -154,7 +154,7 @@ def _no_order(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput, 
         f"SELECT DISTINCT unnest(map_keys(attributes)) FROM core.sample WHERE id IN (SELECT sample FROM samples_{n}) "
         "ORDER BY 1"
     ).fetchall()
-    names = ["acquired_at", *(str(r[0]) for r in known)]
+    names = [name for name in ("acquired_at", *(str(r[0]) for r in known)) if name != item.order_by]
     return ConflictError(
         f"{count} sample(s) of the input {item.alias!r} have no {item.order_by!r} to be in order of, such as "
         f"{such[0]!r}.{did_you_mean(str(item.order_by), names)}",

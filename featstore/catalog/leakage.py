@@ -77,6 +77,19 @@ def same_content(connection: duckdb.DuckDBPyConnection, inputs: int, *, everyone
     return found
 
 
+def stored(connection: duckdb.DuckDBPyConnection, n: int) -> pa.Table:
+    """The stored vectors that go into the rows from one input, as they lie: ``patient_id, split, sample_key, segment,
+    row`` and ``content``, equal where the bytes of two samples are, and null where nobody knows them.
+    """
+    return arrow(
+        connection,
+        'SELECT DISTINCT a.patient_id, a.split, u.sample_key, u.segment, u."row", '
+        "CASE WHEN s.content_hash IS NOT NULL THEN hash(s.content_hash) END AS content "
+        f"FROM used_{n} u JOIN aligned a USING (position) JOIN core.sample s ON s.id = u.sample "
+        'ORDER BY u.segment, u."row", u.sample_key',
+    )
+
+
 def fine_tuned(connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput]) -> Found:
     """Patients held out here that an input's weights were trained on, as far as somebody said so.
 

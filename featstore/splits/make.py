@@ -131,6 +131,11 @@ def _drawn(connection: duckdb.DuckDBPyConnection, request: SplitRequest, rows: R
             hint='featstore sql "select site, count(*) from patients group by all"',
         )
     inside = [row for row in chosen if row["patient_id"] not in held]
+    if len(outside) == len(chosen):
+        raise UsageError(
+            f"Every patient meets --holdout {request.holdout!r}: nobody is left to learn from.",
+            hint='featstore sql "select * from patients limit 5"   (its columns can stand in the condition)',
+        )
     beside = [] if request.holdout is None else [request.holdout_as]
     if request.leave_one_site_out:
         made = _fold_a_site(request, inside)

@@ -62,7 +62,7 @@ def _of_tables(report: Mapping[str, Any]) -> Iterator[str]:
         for column, values in facts.get("unseen", {}).items():
             yield f"{name}: {column} has {len(values):,} values that no train row has."
         for column, groups in facts.get("alike", {}).items():
-            yield f"{name}: {column} has {len(groups):,} categories in several spellings, each taken for one."
+            yield f"{name}: {column} has {len(groups):,} categories in several spellings, counted as different."
         for column, rows in facts.get("gaps", {}).items():
             if rows:
                 yield f"{name}: {column} is missing for {rows:,} of {report['rows']:,} rows."

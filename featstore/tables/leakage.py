@@ -137,15 +137,10 @@ def _outdated(found: Found) -> list[Leak]:
     hint = (
         "materialize it again, which takes their new vectors"
         if anew
-        else "run the same featstore extract again, which makes their vectors anew"
+        else "run the same featstore extract or import again, which makes their vectors anew"
     )
     rows = [{name: value for name, value in row.items() if name != "anew"} for row in found.rows]
     return [Leak("outdated", message, rows, found.count, hint)] if found.count else []
-
-
-def not_allowed(leaks: Sequence[Leak], allow: Mapping[str, str]) -> list[Leak]:
-    """Those that :func:`refuse` would raise for."""
-    return [leak for leak in leaks if leak.kind not in allow or leak.kind not in LEAKS]
 
 
 def refuse(leaks: Sequence[Leak], allow: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -160,7 +155,8 @@ def refuse(leaks: Sequence[Leak], allow: Mapping[str, str]) -> list[dict[str, An
     Raises:
         LeakageError: what, how many, the first ten rows, and how to mend it; all of them are its ``rows``.
     """
-    if refused := not_allowed(leaks, allow):
+    refused = [leak for leak in leaks if leak.kind not in allow or leak.kind not in LEAKS]
+    if refused:
         raise _error(refused[0], sorted({leak.kind for leak in refused[1:]} - {refused[0].kind}))
     found = {kind: sum(leak.found for leak in leaks if leak.kind == kind) for kind in allow}
     return [{"kind": kind, "reason": allow[kind], "found": found[kind]} for kind in sorted(allow)]

@@ -20,8 +20,8 @@ from featstore.keys import Ref
 from featstore.tables.data import DATA
 from featstore.tables.features import FeatureSetView
 from featstore.tables.leakage import Leak, check
-from featstore.tables.made_of import altered, kept_pointers, kept_rows, read, read_schema, reading
-from featstore.tables.near import ExactDuplicates, Read, near_leaks
+from featstore.tables.made_of import altered, kept_pointers, kept_rows, read, read_schema, reader_of, reading
+from featstore.tables.near import Read, Stored, equal_leaks, near_leaks, stored_read
 from featstore.tables.recipe_plain import from_json
 
 if TYPE_CHECKING:
@@ -100,10 +100,9 @@ def leaks(
                 f"Nothing says who of {subject.name} is in which split.", hint="--scheme default, or --all"
             )
         found = check(connection, subject.inputs, label=subject.label, columns=subject.columns, everyone=everyone)
+        stored = {s.alias: _stored(store, connection, n, s) for n, s in enumerate(subject.inputs)}
     found += _stale(subject)
-    equal = ExactDuplicates(rows.num_rows, subject.reads)
-    equal.add_all(subject.reads)
-    found += equal.leaks(rows, everyone=everyone)
+    found += equal_leaks(stored, everyone=everyone)
     found += near_leaks(subject.reads, rows, threshold, everyone=everyone)
     return LeakReport(subject.name, scheme, threshold, everyone, rows.num_rows, found)
 
@@ -137,13 +136,7 @@ def _feature_set(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, s
     catalog.use_current(connection, 0, item)
     paths = feature_sets.segment_paths(connection, found.id)
     view = FeatureSetView(found, vectors, {id: inside(store, path) for id, path in paths.items()})
-    segments, at = (vectors.column(c).to_numpy() for c in ("segment", "row"))
-    reader = view.reader(vectors)
-
-    def read(start: int, stop: int) -> npt.NDArray[Any]:
-        return reader.gather(segments[start:stop], at[start:stop]).reshape(stop - start, -1)
-
-    return _Subject(str(found), [item], {ref.name: read})
+    return _Subject(str(found), [item], {ref.name: stored_read(view.reader(vectors), vectors)})
 
 
 def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme: str | None) -> _Subject:
@@ -174,6 +167,12 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
         raise altered(file, f"its column {odd[0]!r} holds no vectors")
     reads = {item.alias: _Column(file, item.alias).read for item in items}
     return _Subject(name, items, reads, str(row["label"]), columns.select(names) if names else None, row["stale"])
+
+
+def _stored(store: Path, connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> Stored:
+    rows = catalog.stored(connection, n)
+    paths = feature_sets.segment_paths(connection, item.feature_set.id)
+    return Stored(stored_read(reader_of(store, paths, rows, item.alias), rows), rows)
 
 
 def _ref(connection: duckdb.DuckDBPyConnection, feature_set: int) -> Ref:

@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from featstore.arrays import FeatureReader
 from featstore.catalog import training_tables
 from featstore.catalog.alignment import KEYS
 from featstore.catalog.connection import Catalog
 from featstore.errors import CorruptError, LeakageError
+from featstore.files import inside
 from featstore.tables.data import DATA, POINTERS, ROWS
 from featstore.tables.rows import Rows
 
@@ -62,6 +66,31 @@ def kept_pointers(path: Path, rows: int | None = None) -> pa.Table:
     for name in numbers:
         _within(file, pointers, name, rows if name == "position" else None)
     return pointers
+
+
+def reader_of(store: Path, paths: Mapping[int, str], rows: pa.Table, alias: str) -> FeatureReader:
+    """Reads the vectors that an input was made of.
+
+    Args:
+        paths: segment → its path below the store's, as the catalog knows them.
+        rows: ``segment, row``.
+
+    Raises:
+        CorruptError: there are no such segments, or rows in them.
+    """
+    used = rows.column("segment").unique().to_pylist()
+    if strange := sorted(set(used) - set(paths)) if used else ["none"]:
+        raise CorruptError(
+            f"{alias} was made of segments that the catalog doesn't know: {', '.join(map(str, strange[:5]))}.",
+            hint="materialize again; or restore the store from a backup",
+        )
+    reader = FeatureReader({id: inside(store, paths[id]) for id in used}, committed=True)
+    ends = np.array([reader.segments[id].layout.rows for id in used])
+    segments, at = (rows.column(c).to_numpy() for c in ("segment", "row"))
+    order = np.argsort(used)
+    if (at >= ends[order][np.searchsorted(np.array(used)[order], segments)]).any():
+        raise CorruptError(f"{alias} was made of rows that its segments don't have.", hint="restore it from a backup")
+    return reader
 
 
 def _require(file: Path, rows: pa.Table, types: Mapping[str, str], *, nulls: bool = False) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from featstore.arrays import FeatureReader
 from featstore.catalog import alignment, feature_sets, sandbox, splits, tabular
+from featstore.catalog import leakage as catalog_leakage
 from featstore.catalog.alignment import KEYS, Alignment, Wanted
 from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.alignment_labels import Column, Labels
@@ -27,7 +28,7 @@ from featstore.tables.confounders import confounders
 from featstore.tables.fuse import Fusion, Steps
 from featstore.tables.keeping import MaterializeResult, keep
 from featstore.tables.leakage import Leak
-from featstore.tables.near import ExactDuplicates, near_leaks
+from featstore.tables.near import Stored, equal_leaks, near_leaks, stored_read
 from featstore.tables.placing import check_target
 from featstore.tables.recipe import Entity, Input, Recipe
 from featstore.tables.rows import Rows
@@ -51,6 +52,7 @@ class Aligned:
         sets: the vector inputs, in the recipe's order.
         segments: alias → segment → its path below the store's, of those that hold some of the vectors.
         tabular: the tabular inputs, aligned to the rows.
+        stored: alias → its vectors, see :func:`featstore.catalog.leakage.stored`.
         leaks: what the catalog knows to leak.
     """
 
@@ -60,6 +62,7 @@ class Aligned:
     segments: dict[str, dict[int, str]]
     tabular: dict[str, TabularPart]
     scheme: Scheme | None
+    stored: dict[str, pa.Table]
     leaks: list[Leak]
 
     def inputs(self, store: Path, pools: Mapping[str, Any]) -> dict[str, PooledInput]:
@@ -71,6 +74,10 @@ class Aligned:
             )
             for item in self.sets
         }  # fmt: skip
+
+    def stored_in(self, inputs: Mapping[str, PooledInput]) -> dict[str, Stored]:
+        """The stored vectors of :meth:`inputs`, to be compared."""
+        return {alias: Stored(stored_read(inputs[alias].reader, rows), rows) for alias, rows in self.stored.items()}
 
 
 def materialize(
@@ -101,25 +108,21 @@ def materialize(
     pools = poolers(recipe, plugins)
     aligned = align(catalog, recipe)
     rows, report = aligned.rows, aligned.alignment.report
+    inputs = aligned.inputs(store, pools)
+    leaks = aligned.leaks + equal_leaks(aligned.stored_in(inputs))
+    if recipe.near_duplicates is not None:
+        reads = {alias: pooled.block for alias, pooled in inputs.items()}
+        leaks += near_leaks(reads, rows.table, recipe.near_duplicates)
+    report["allowed"] = leakage.refuse(leaks, recipe.allow)  # before anything is fitted, which may take hours
     with new_folder(store) as temporary:
         folder = Path(temporary) / "table"
         folder.mkdir()
         made = Made(recipe, aligned.alignment, rows, aligned.sets, aligned.scheme, report, folder)
-        inputs = aligned.inputs(store, pools)
-        reads = {alias: pooled.block for alias, pooled in inputs.items()}
-        duplicates = ExactDuplicates(len(rows), inputs)
-        if leakage.not_allowed(aligned.leaks, recipe.allow):
-            duplicates.add_all(reads)  # nothing need be fitted or written to say what else leaks
-        else:
-            with one_thread(learns):
-                for fold in rows.names:
-                    fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
-                    write_fold(plugins, made, fold, fusion, None if made.digests else duplicates.add)
-                    complete(report, fusion, recipe, fold)
-        leaks = aligned.leaks + duplicates.leaks(rows.table)
-        if recipe.near_duplicates is not None:
-            leaks += near_leaks(reads, rows.table, recipe.near_duplicates)
-        report["allowed"] = leakage.refuse(leaks, recipe.allow)
+        with one_thread(learns):
+            for fold in rows.names:
+                fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
+                write_fold(plugins, made, fold, fusion)
+                complete(report, fusion, recipe, fold)
         return keep(store, catalog, plugins, made, started, out=out, wide=wide)
 
 
@@ -173,7 +176,8 @@ def _aligned(
     used = {alias: rows.column("segment").unique().to_pylist() for alias, rows in found.pointers.items()}
     segments = {alias: {id: paths[alias][id] for id in used[alias]} for alias in used}
     rows = Rows(found.rows, KEYS[recipe.entity], scheme.folds if scheme else 0, recipe.label.kind == "classes")
-    return Aligned(found, rows, sets, segments, parts, scheme, leaks)
+    stored = {s.alias: catalog_leakage.stored(connection, n) for n, s in enumerate(sets)}
+    return Aligned(found, rows, sets, segments, parts, scheme, stored, leaks)
 
 
 def _columns(parts: Mapping[str, TabularPart]) -> pa.Table:

@@ -1,14 +1,16 @@
-"""Vectors that two patients share across splits: equal ones, found while a table is written, and nearly equal ones."""
+"""Vectors that two patients share across splits: equal ones, and nearly equal ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featstore.arrays import FeatureReader
 from featstore.catalog.leakage import MOST
 from featstore.tables.leakage import Leak
 
@@ -51,62 +53,80 @@ class _Whose:
         return [{"input": alias} | a | {f"other_{k}": v for k, v in b.items()} for a, b in zip(one, other, strict=True)]
 
 
-class ExactDuplicates:
-    """Keeps 17 bytes a row and input while blocks of vectors go by; equal vectors are then found.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The stored vectors of an input.
 
-    Two vectors are equal where they are so in float32, as they are stored. They are told by two sums of their bits,
-    with random weights, modulo 2**64: others are taken for equal with a chance below 2**-64 a pair.
-
-    Args:
-        rows: of the table.
-        aliases: of its inputs.
+    Attributes:
+        rows: whose they are: ``patient_id, split, sample_key`` and ``content``, equal where samples have the same bytes
+            and null where nobody knows them.
     """
 
-    def __init__(self, rows: int, aliases: Iterable[str]) -> None:
-        self._hashes = {alias: np.zeros((rows, 2), np.uint64) for alias in aliases}
-        self._has = {alias: np.full(rows, _NOTHING, np.uint8) for alias in self._hashes}
-        self._weights: dict[int, npt.NDArray[np.uint64]] = {}
+    read: Read
+    rows: pa.Table
 
-    def add(self, start: int, blocks: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take rows ``start`` and following: alias → float (n, width). A row with a NaN has no vector."""
-        for alias, block in blocks.items():
-            with np.errstate(over="ignore"):  # beyond float32: infinite, as it is stored
-                values = np.ascontiguousarray(block, np.float32) + np.float32(0)  # -0 is 0
-            at = slice(start, start + len(values))
-            self._hashes[alias][at] = np.einsum("ij,kj->ik", values.view(np.uint32), self._weights_of(values.shape[1]))
-            constant = np.where((values == values[:, :1]).all(axis=1), _CONSTANT, _VECTOR)
-            self._has[alias][at] = np.where(np.isnan(values).any(axis=1), _NOTHING, constant)
 
-    def add_all(self, inputs: Mapping[str, Read]) -> None:
-        """Take all rows of each input, read in blocks."""
-        for alias, read in inputs.items():
-            rows = len(self._has[alias])
-            size = max(64, _PASSING_BYTES // (8 * max(read(0, 1).shape[1], 1))) if rows else 1
-            for start in range(0, rows, size):
-                self.add(start, {alias: read(start, min(start + size, rows))})
+def stored_read(reader: FeatureReader, rows: pa.Table) -> Read:
+    """Reads the vectors that rows of ``segment, row`` name."""
+    segments, at = (rows.column(name).to_numpy() for name in ("segment", "row"))
 
-    def _weights_of(self, width: int) -> npt.NDArray[np.uint64]:
-        if width not in self._weights:
-            raw = np.asarray(np.random.PCG64(0).random_raw(2 * width), np.uint64)
-            self._weights[width] = raw.reshape(2, width) | np.uint64(1)
-        return self._weights[width]
+    def read(start: int, stop: int) -> npt.NDArray[Any]:
+        values = reader.gather(segments[start:stop], at[start:stop])
+        reader.close()  # pages that were read count as memory
+        return values.reshape(stop - start, -1)
 
-    def leaks(self, rows: pa.Table, *, everyone: bool = False) -> list[Leak]:
-        """Equal vectors of two patients in different splits, one leak of the kind ``same-vectors`` an input.
+    return read
 
-        Args:
-            rows: the table's: ``patient_id, split``, and ``visit_id, sample_key`` where it has them.
-            everyone: of any two patients, whatever their splits.
-        """
-        whose = _Whose(rows, everyone)
-        apart = whose.apart
+
+def equal_leaks(inputs: Mapping[str, Stored], *, everyone: bool = False) -> list[Leak]:
+    """Equal vectors of two patients in different splits, one leak of the kind ``same-vectors`` an input.
+
+    Each stored vector is compared, not what is pooled of several: one slice that two patients share is enough. Those of
+    samples with the same bytes are left out: that is the kind ``same-content``.
+
+    Two vectors are equal where they are so in float32. They are told by two sums of their bits, with random weights,
+    modulo 2**64: others are taken for equal with a chance below 2**-64 a pair. 17 bytes a vector are held.
+
+    Args:
+        everyone: of any two patients, whatever their splits.
+    """
+    with ThreadPoolExecutor(4) as pool:  # NumPy lets others work meanwhile
+        sums = pool.map(_sums, inputs.values())
         found = []
-        for alias, hashes in self._hashes.items():
-            has = self._has[alias]
+        for (alias, stored), (hashes, has) in zip(inputs.items(), sums, strict=True):
+            whose = _Whose(stored.rows, everyone)
+            apart = whose.apart
             first, second = _equal(hashes, apart, np.flatnonzero((has != _NOTHING) & (apart >= 0)))
+            known = ~_same_content(stored.rows.column("content").combine_chunks(), first, second)
+            first, second = first[known], second[known]
             if len(first):
                 found.append(_same_vectors(alias, whose, first, second, int((has[first] == _CONSTANT).sum())))
-        return found
+    return found
+
+
+def _sums(stored: Stored) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+    """uint64 (rows, 2): what equal vectors have equal; uint8 (rows,): what each row has."""
+    rows = stored.rows.num_rows
+    hashes, has = np.zeros((rows, 2), np.uint64), np.full(rows, _NOTHING, np.uint8)
+    width = stored.read(0, 1).shape[1] if rows else 1
+    raw = np.asarray(np.random.PCG64(0).random_raw(2 * width), np.uint64)
+    weights = raw.reshape(2, width) | np.uint64(1)
+    size = max(64, _PASSING_BYTES // (8 * max(width, 1)))
+    for start in range(0, rows, size):
+        at = slice(start, min(start + size, rows))
+        with np.errstate(over="ignore"):  # beyond float32: infinite, as it is stored
+            values = np.ascontiguousarray(stored.read(at.start, at.stop), np.float32) + np.float32(0)  # -0 is 0
+        hashes[at] = np.einsum("ij,kj->ik", values.view(np.uint32), weights)
+        constant = np.where((values == values[:, :1]).all(axis=1), _CONSTANT, _VECTOR)
+        has[at] = np.where(np.isnan(values).any(axis=1), _NOTHING, constant)
+    return hashes, has
+
+
+def _same_content(content: pa.Array, first: _Codes, second: _Codes) -> npt.NDArray[np.bool_]:
+    import pyarrow.compute as pc
+
+    equal = pc.equal(content.take(first), content.take(second))
+    return np.asarray(pc.fill_null(equal, False).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _equal(hashes: npt.NDArray[np.uint64], apart: _Codes, members: _Codes) -> tuple[_Codes, _Codes]:
@@ -153,7 +173,8 @@ def near_leaks(inputs: Mapping[str, Read], rows: pa.Table, threshold: float, *, 
 
     Args:
         inputs: alias → reads its vectors.
-        rows, everyone: as of :meth:`ExactDuplicates.leaks`.
+        rows: whose they are: ``patient_id, split``, and ``visit_id, sample_key`` where the table has them.
+        everyone: of any two patients, whatever their splits.
         threshold: the cosine from which two vectors are nearly the same. It is taken of what sets them apart, the mean
             of all rows being subtracted: features of networks are mostly positive, and all of them alike without it.
     """

@@ -244,7 +244,8 @@ class Recipe:
         lower = [c.lower() for c in (*RESERVED, *names, *(f"has_{name}" for name in names))]
         twice = [c for c in dict.fromkeys(names) if lower.count(c.lower()) > 1]
         if twice:
-            hint = "name inputs apart: --input other=…" if set(twice) & set(aliases) else "give each column once"
+            apart = "give each column once, and a table another name than its columns"
+            hint = "name inputs apart: --input other=…" if set(twice) & set(aliases) else apart
             raise UsageError(f"Two columns of the table would be called {', '.join(map(repr, twice))}.", hint=hint)
 
     def to_json(self) -> dict[str, Any]:

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.arrays import FeatureReader
 from featstore.catalog import feature_sets, training_tables
 from featstore.catalog.alignment import KEYS
 from featstore.catalog.connection import Catalog
 from featstore.errors import CorruptError
-from featstore.files import inside
 from featstore.plugins import Plugins
 from featstore.runs import RunFolder, versions
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.data import DATA
 from featstore.tables.fuse import Fusion, Steps
-from featstore.tables.made_of import PLACES, altered, kept_pointers, kept_rows, read, read_schema
+from featstore.tables.made_of import PLACES, altered, kept_pointers, kept_rows, read, read_schema, reader_of
 from featstore.tables.materialize import poolers
 from featstore.tables.mending import digest
 from featstore.tables.recipe import Recipe
@@ -113,19 +111,7 @@ def _pooled(
     import pyarrow.compute as pc
 
     mine = pointers.filter(pc.equal(pointers.column("alias"), alias))
-    used = mine.column("segment").unique().to_pylist()
-    if strange := sorted(set(used) - set(paths)) if used else ["none"]:
-        raise CorruptError(
-            f"{alias} was made of segments that the catalog doesn't know: {', '.join(map(str, strange[:5]))}.",
-            hint="materialize again; or restore the store from a backup",
-        )
-    reader = FeatureReader({id: inside(store, paths[id]) for id in used}, committed=True)
-    ends = np.array([reader.segments[id].layout.rows for id in used])
-    segments, at = (mine.column(c).to_numpy() for c in ("segment", "row"))
-    order = np.argsort(used)
-    if (at >= ends[order][np.searchsorted(np.array(used)[order], segments)]).any():
-        raise CorruptError(f"{alias} was made of rows that its segments don't have.", hint="restore it from a backup")
-    return PooledInput.of(reader, mine, rows, dim, pool)
+    return PooledInput.of(reader_of(store, paths, mine, alias), mine, rows, dim, pool)
 
 
 def _tabular(store: Path, recipe: Recipe, kept: pa.Table, runs: dict[str, str], data: Path) -> dict[str, TabularPart]:

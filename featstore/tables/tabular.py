@@ -28,12 +28,14 @@ class TabularPart:
         raw: the columns as they are, in row order, null where a row has none.
         present: bool (rows,): rows that have a row in the data set.
         unseen: values that no train row has, by column.
+        encoded: bool (rows,) by column: rows whose value its encoder could say in numbers, once there is one.
     """
 
     spec: TabularInput
     raw: pa.Table
     present: npt.NDArray[np.bool_]
     unseen: dict[str, list[str]] = field(default_factory=dict)
+    encoded: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
 
     @classmethod
     def align(cls, spec: TabularInput, rows: pa.Table, places: pa.ChunkedArray) -> TabularPart:
@@ -172,14 +174,17 @@ class TabularPart:
             encoded = np.full((len(values), encoder.transform(example).shape[1]), np.nan)
             if known.any():  # what is missing stays NaN: unknown is not "none of these"
                 encoded[known] = encoder.transform(values[known][:, None])
+            self.encoded[name] = np.asarray(~np.isnan(encoded).any(axis=1), np.bool_)
             parts.append(encoded)
         return np.concatenate(parts, axis=1) if parts else np.zeros((self.raw.num_rows, 0))
 
     def masks(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """``has_<column>`` for every column that lacks some value."""
+        """``has_<column>`` for every column that lacks some value, or whose encoder doesn't know some."""
         found = {}
         for name in self.raw.column_names:
-            has = self.raw.column(name).is_valid().to_numpy()
+            has = np.asarray(self.raw.column(name).is_valid().to_numpy(), np.bool_)
+            if name in self.encoded:
+                has = has & self.encoded[name]
             if not has.all():
                 found[f"has_{name}"] = has
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,6 @@ from featstore.catalog.splits import Scheme
 from featstore.errors import PluginError
 from featstore.files import fsync
 from featstore.plugins import Plugins
-from featstore.spec import Matrix
 from featstore.tables.data import DATA, FITTED
 from featstore.tables.fuse import BATCH_ROWS, Fusion
 from featstore.tables.mending import digest
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 
 #: Bytes of vectors that are written at once.
 BATCH_NBYTES = 64 << 20
-
-#: Looks at the vectors of each block as they are written: :func:`batches`.
-Look = Callable[[int, Mapping[str, Matrix]], None]
 
 
 @dataclass(slots=True)
@@ -95,7 +91,6 @@ def batches(
     fusion: Fusion,
     masks: Mapping[str, npt.NDArray[np.bool_]],
     schema: pa.Schema,
-    look: Look | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows, some thousands at a time."""
     import pyarrow as pa
@@ -112,8 +107,6 @@ def batches(
         vectors = {name: np.empty((stop - start, width), np.float32) for name, width in widths.items()}
         for first, last in blocks:
             raw = fusion.raw(first, last)
-            if look:
-                look(first, raw)
             fused = fusion.apply(raw, first, last)
             fusion.incomplete += int(np.isnan(fused).any(axis=1).sum())
             for name, values in {**raw, "fused": fused}.items():
@@ -149,15 +142,13 @@ def _vectors(block: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), block.shape[1])
 
 
-def write_fold(plugins: Plugins, made: Made, fold: str, fusion: Fusion, look: Look | None = None) -> None:
+def write_fold(plugins: Plugins, made: Made, fold: str, fusion: Fusion) -> None:
     """Write the data of one fold, and what it was fitted with, below ``made.folder``."""
     folder = made.folder / fold
     folder.mkdir(exist_ok=True)
     has = masks(made.recipe, fusion)
     form = schema(made.rows, fusion, has)
-    plugins.exporter(Path(DATA)).write(
-        folder / DATA, form, batches(made.rows, fold, fusion, has, form, look), wide=False
-    )
+    plugins.exporter(Path(DATA)).write(folder / DATA, form, batches(made.rows, fold, fusion, has, form), wide=False)
     if estimators := fusion.fitted.estimators():
         from skops import io as skops  # imports all of scikit-learn: seconds, and only where something was fitted
 

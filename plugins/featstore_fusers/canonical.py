@@ -92,7 +92,9 @@ class Cca(Fuser):
             raise UsageError(
                 f"{rows} train rows have both inputs, and {said} independent features: cca would find perfect "
                 "correlation in noise.",
-                hint="narrower inputs: steps of each input, such as pca(16)",
+                hint=f"narrower inputs: steps of each input, such as pca({rows // 4})"
+                if rows > 7
+                else "more train rows",
             )
 
 

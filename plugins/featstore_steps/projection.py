@@ -50,7 +50,9 @@ def fit_pca(matrices: Passes, components: float) -> Any:
     if rows < 2 or (components >= 1 and components > min(rows, width)):
         raise UsageError(
             f"PCA of {rows} train rows with {width} features can't give {components:g} components.",
-            hint=f"pca({max(min(rows, width) // 2, 1)}), or a share of the variance such as pca(0.95)",
+            hint=f"pca({max(min(rows, width) // 2, 1)}), or a share of the variance such as pca(0.95)"
+            if rows > 1
+            else "more train rows",
         )
     few = rows <= width
     variances, vectors = _decompose_rows(matrices, mean, rows) if few else _decompose(_spread(matrices, mean, rows))

@@ -93,7 +93,8 @@ class TestRatios:
 
     def test_everyone_held_out_and_nobody(self, take) -> None:  # type: ignore[no-untyped-def]
         store = take([(str(i), "A", "X", "1") for i in range(4)])
-        assert store.split(ratios={"train": 1.0}, holdout="true").counts == {"train": {}, "test": {"": 4}}
+        with pytest.raises(UsageError, match="Every patient meets --holdout 'true': nobody is left"):
+            store.split(ratios={"train": 1.0}, holdout="true")
         with pytest.raises(UsageError, match="No patient meets --holdout"):  # a misspelt site is no external test set
             store.split(ratios={"train": 1.0}, holdout="site = 'Y'", holdout_as="external", replace=True)
 

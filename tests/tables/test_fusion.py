@@ -318,6 +318,21 @@ def test_a_category_that_train_lacks_is_reported_and_all_zero(make_cohort: Calla
     assert (encoded[frame.split != "test"].sum(axis=1) == 1).all()
 
 
+def test_a_category_that_cannot_be_said_in_numbers_has_a_mask(make_cohort: Callable[..., Any]) -> None:
+    """Filled, the code of a site that train lacks is one between two others; nothing else would tell."""
+    cohort = make_cohort(3, count=12, slices=1)
+    rows = {p: {"site": "X" if cohort.splits[p] == "test" else "MF"[n % 2]} for n, p in enumerate(cohort.patients)}
+    cohort.clinical(rows)
+    result = cohort.store.materialize(
+        name="t", inputs=["a=v/A"], tables=["clinical"], categorical=["site"], encode=["ordinal"], missing="mean",
+        scheme="default",
+    )  # fmt: skip
+    frame = cohort.store.table("t").to_pandas()
+    assert (frame.has_site == (frame.split != "test")).all()
+    assert result.report["tables"]["clinical"]["gaps"] == {"site": int((frame.split == "test").sum())}
+    assert np.isfinite(np.stack(frame.fused)).all()
+
+
 def test_where_keeps_to_samples_that_meet_it(cohort: Any) -> None:
     cohort.store.materialize(name="where", inputs=["a=v/A:mean"], scheme="default", where="attributes['slice'] = '0'")
     frame = cohort.store.table("where").to_pandas().set_index("patient_id")

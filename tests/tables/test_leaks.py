@@ -76,7 +76,7 @@ def test_samples_of_a_feature_set_are_compared_with_all(cohort: Any) -> None:
         if rows.split.iloc[a] != rows.split.iloc[b] and units[a] @ units[b] >= 0.9
     }
     assert (report.name, report.scheme, report.rows) == ("v@v1", "default", len(keys))
-    assert kinds(report) == ["same-content", "same-vectors", "near-duplicates"]
+    assert kinds(report) == ["same-content", "near-duplicates"]  # where bytes are the same, so are vectors
     near = report.leaks[-1]
     assert near.found == len(near.rows) == len(expected) >= 6
     assert {frozenset((r["sample_key"], r["other_sample_key"])): r["cosine"] for r in near.rows} == pytest.approx(

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.tables import near
-from featstore.tables.near import ExactDuplicates, near_leaks, near_pairs
+from featstore.tables.leakage import Leak
+from featstore.tables.near import Stored, equal_leaks, near_leaks, near_pairs
 
 SPLITS = ["train", "val", "test", None]
 
@@ -20,6 +21,11 @@ SPLITS = ["train", "val", "test", None]
 def people(count: int, splits: list[str | None], patients: list[str] | None = None) -> pa.Table:
     ids = [f"P{n}" for n in range(count)] if patients is None else patients
     return pa.table({"patient_id": pa.array(ids, pa.string()), "split": pa.array(splits, pa.string())})
+
+
+def equal(vectors: np.ndarray, rows: pa.Table, content: list[int | None] | None = None, **options: bool) -> list[Leak]:
+    rows = rows.append_column("content", pa.array(content or [None] * rows.num_rows, pa.uint64()))
+    return equal_leaks({"x": Stored(lambda start, stop: vectors[start:stop], rows)}, **options)
 
 
 @st.composite
@@ -74,20 +80,17 @@ def test_all_pairs_above_the_threshold(
     assert list(pairs.cosine) == sorted(pairs.cosine, reverse=True)
 
 
-@given(cohorts(), st.booleans(), st.integers(1, 5))
-def test_all_equal_vectors(cohort: tuple[np.ndarray, pa.Table], everyone: bool, size: int) -> None:
+@given(cohorts(), st.booleans())
+def test_all_equal_vectors(cohort: tuple[np.ndarray, pa.Table], everyone: bool) -> None:
     vectors, rows = cohort
     stored = vectors.astype(np.float32)
-    equal = {(a, b) for a, b in compared(rows, everyone) if (stored[a] == stored[b]).all()}
-    seen = ExactDuplicates(rows.num_rows, ["x"])
-    for start in range(0, rows.num_rows, size):
-        seen.add(start, {"x": vectors[start : start + size]})
-    leaks = seen.leaks(rows, everyone=everyone)
-    assert bool(leaks) == bool(equal)
+    pairs = {(a, b) for a, b in compared(rows, everyone) if (stored[a] == stored[b]).all()}
+    leaks = equal(vectors, rows, everyone=everyone)
+    assert bool(leaks) == bool(pairs)
     for leak in leaks:
         # Every row that leaks stands in a pair, and every pair leaks: of n rows n − 1 pairs.
-        groups = {tuple(stored[a] + 0) for a, _ in equal}
-        members = {g: {r for pair in equal for r in pair if tuple(stored[r] + 0) == g} for g in groups}
+        groups = {tuple(stored[a] + 0) for a, _ in pairs}
+        members = {g: {r for pair in pairs for r in pair if tuple(stored[r] + 0) == g} for g in groups}
         assert leak.found == sum(len(m) - 1 for m in members.values())
         assert len(leak.rows) == leak.found
         told = {row[p] for row in leak.rows for p in ("patient_id", "other_patient_id")}
@@ -138,14 +141,26 @@ def test_only_the_nearest_are_told_and_all_are_counted(rng: np.random.Generator)
     assert few.second.tolist() == all_of_them.second[:7].tolist()
 
 
-def test_equal_but_for_the_order_of_a_sum() -> None:
-    """Slices of one patient that came twice in other orders are pooled to the same float32, if not the same float64."""
-    slices = np.array([[0.1, 1e8], [0.2, -1e8], [0.3, 1.0]])
-    one, other = slices.mean(axis=0), slices[::-1].sum(axis=0) / 3
-    assert (one != other).any()
-    seen = ExactDuplicates(2, ["x"])
-    seen.add(0, {"x": np.stack([one, other])})
-    assert [leak.found for leak in seen.leaks(people(2, ["train", "test"]))] == [1]
+def test_samples_with_the_same_bytes_are_another_kind() -> None:
+    vectors = np.ones((4, 3)) * [[1], [1], [2], [2]]
+    vectors[:, 0] = 0
+    rows = people(4, ["train", "test", "train", "test"])
+    assert [leak.found for leak in equal(vectors, rows)] == [2]
+    (leak,) = equal(vectors, rows, [7, 7, None, 7])
+    assert [(row["patient_id"], row["other_patient_id"]) for row in leak.rows] == [("P2", "P3")]
+    assert equal(vectors, rows, [7, 7, 2**63, 2**63]) == []
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 31, 600])
+def test_blocks_make_no_difference(width: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = rng.integers(0, 2, (500, width)).astype(np.float64)
+    vectors[250:] = vectors[249::-1]
+    rows = people(500, ["train"] * 250 + ["test"] * 250)
+    (whole,) = equal(vectors, rows)
+    monkeypatch.setattr(near, "_PASSING_BYTES", 1)
+    (blocks,) = equal(vectors, rows)
+    assert whole == blocks
+    assert whole.found == sum(np.unique(vectors, axis=0, return_counts=True)[1] - 1)
 
 
 def test_vectors_that_differ_in_few_bits_are_not_equal(rng: np.random.Generator) -> None:
@@ -158,7 +173,5 @@ def test_vectors_that_differ_in_few_bits_are_not_equal(rng: np.random.Generator)
         changed[(n + 7) % 64] ^= np.uint16(1 << (n // 200))
         rows[n] = np.nan_to_num(changed.view(np.float16).astype(np.float64), posinf=9e4, neginf=-9e4)
     distinct = len(np.unique(rows.astype(np.float32) + 0, axis=0))
-    seen = ExactDuplicates(2000, ["x"])
-    seen.add(0, {"x": rows})
-    leaks = seen.leaks(people(2000, [None] * 2000), everyone=True)
+    leaks = equal(rows, people(2000, [None] * 2000), everyone=True)
     assert sum(leak.found for leak in leaks) == 2000 - distinct
