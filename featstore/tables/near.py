@@ -91,17 +91,20 @@ def equal_leaks(inputs: Mapping[str, Stored], *, everyone: bool = False) -> list
         everyone: of any two patients, whatever their splits.
     """
     with ThreadPoolExecutor(4) as pool:  # NumPy lets others work meanwhile
-        sums = pool.map(_sums, inputs.values())
-        found = []
-        for (alias, stored), (hashes, has) in zip(inputs.items(), sums, strict=True):
-            whose = _Whose(stored.rows, everyone)
-            apart = whose.apart
-            first, second = _equal(hashes, apart, np.flatnonzero((has != _NOTHING) & (apart >= 0)))
-            known = ~_same_content(stored.rows.column("content").combine_chunks(), first, second)
-            first, second = first[known], second[known]
-            if len(first):
-                found.append(_same_vectors(alias, whose, first, second, int((has[first] == _CONSTANT).sum())))
-    return found
+        found = pool.map(lambda alias: _equal_leak(alias, inputs[alias], everyone), inputs)
+        return [leak for leak in found if leak]
+
+
+def _equal_leak(alias: str, stored: Stored, everyone: bool) -> Leak | None:
+    whose = _Whose(stored.rows, everyone)
+    apart = whose.apart
+    if not len(apart) or max(apart.min(), 0) >= apart.max():
+        return None  # all are of one split, or of none: nothing need be read
+    hashes, has = _sums(stored)
+    first, second = _equal(hashes, apart, np.flatnonzero((has != _NOTHING) & (apart >= 0)))
+    other = ~_same_content(stored.rows.column("content").combine_chunks(), first, second)
+    first, second = first[other], second[other]
+    return _same_vectors(alias, whose, first, second, int((has[first] == _CONSTANT).sum())) if len(first) else None
 
 
 def _sums(stored: Stored) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:

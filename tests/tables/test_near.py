@@ -151,6 +151,16 @@ def test_samples_with_the_same_bytes_are_another_kind() -> None:
     assert equal(vectors, rows, [7, 7, 2**63, 2**63]) == []
 
 
+def test_nothing_is_read_where_nobody_is_compared() -> None:
+    def read(start: int, stop: int) -> np.ndarray:
+        raise AssertionError
+
+    none = pa.array([None] * 3, pa.uint64())
+    for splits in ([None] * 3, ["train", None, "train"]):
+        assert equal_leaks({"x": Stored(read, people(3, splits).append_column("content", none))}) == []
+    assert equal_leaks({"x": Stored(read, people(0, []).append_column("content", none[:0]))}) == []
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 31, 600])
 def test_blocks_make_no_difference(width: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = rng.integers(0, 2, (500, width)).astype(np.float64)
