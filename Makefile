@@ -49,8 +49,9 @@ test: lint ## Run every check: lint, then the tests.
 	@$(call step,pytest)
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-trials: $(READY) ## Run the tests that take too long for `make test`: networks at their full size.
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m trial
+trials: $(READY) ## Run the tests that take too long for `make test`: whole examples, networks at full size, kills.
+	@$(call step,pytest -m trial)
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m trial -n $(WORKERS) --dist loadfile
 
 fuzz: $(READY) ## Try 10,000 malformed inputs on every reader (FUZZ=50000 for more; some minutes).
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(FUZZ)

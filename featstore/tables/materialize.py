@@ -110,6 +110,7 @@ def materialize(
     rows, report = aligned.rows, aligned.alignment.report
     inputs = aligned.inputs(store, pools)
     leaks = aligned.leaks + equal_leaks(aligned.stored_in(inputs))
+    aligned.stored.clear()  # as large as all keys of the table's rows
     if recipe.near_duplicates is not None:
         reads = {alias: pooled.block for alias, pooled in inputs.items()}
         leaks += near_leaks(reads, rows.table, recipe.near_duplicates)

@@ -174,6 +174,7 @@ def test_a_command_is_shown_as_one_types_it() -> None:
     assert long.endswith("\"site <> 'JM'\"")
 
 
+@pytest.mark.trial
 def test_the_demo_runs_to_its_end(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE / "run_demo.py"), "--patients", "80", "--slices", "1"],

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 import featstore
 from featstore import import_torchvision
 
+pytestmark = pytest.mark.trial
 EXAMPLE = Path(__file__).parents[2] / "examples" / "s1_volumetric_mri"
 PATIENTS, COMPONENTS = 8, 4
 

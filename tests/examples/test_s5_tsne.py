@@ -22,6 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from featstore import import_torchvision
 
+pytestmark = pytest.mark.trial
 EXAMPLE = Path(__file__).parents[2] / "examples" / "s5_tsne"
 COUNT = 200
 

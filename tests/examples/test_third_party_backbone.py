@@ -98,6 +98,7 @@ def test_the_examples_own_tests_pass(run: Run, tmp_path: Path) -> None:
     assert "10 passed, 1 deselected" in said
 
 
+@pytest.mark.trial
 def test_what_is_begun_passes_its_own_test(run: Run, begun: list[Path]) -> None:
     folders = [folder / "tests" for folder in begun]
     said = run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *folders, cwd=begun[0].parent)

@@ -65,6 +65,7 @@ def check_nothing_half_written(lab: Any, expected: dict[str, bytes]) -> None:
             assert values.tobytes() == expected[str(key)]
 
 
+@pytest.mark.trial
 def test_killed_at_many_moments(make_lab: Callable[..., Any], wait_for: Callable[..., None]) -> None:
     twin = make_lab(INPUTS, "twin")
     twin.extract()

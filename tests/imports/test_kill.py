@@ -57,6 +57,7 @@ def bare(paths: set[str]) -> set[str]:
     return {path for path in paths if not path.startswith("runs/")}
 
 
+@pytest.mark.trial
 def test_killed_at_many_moments(tmp_path: Path, rng: np.random.Generator) -> None:
     FORKS.set_forkserver_preload(["featstore.store", "featstore.imports", "duckdb", "pyarrow.csv", "pyarrow.parquet"])
     vectors = rng.normal(size=(9, 4)).astype(np.float32)
