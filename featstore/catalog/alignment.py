@@ -66,8 +66,8 @@ class Alignment:
     Attributes:
         rows: the table's rows, in their order: the keys (:data:`KEYS`), ``split, label, label_type``; of survival also
             ``time, event``.
-        pointers: alias → ``position, segment, row, sample_key``, by position and the order that was asked for; position
-            is the row's.
+        pointers: alias → ``position, segment, row, sample_key, content``, by position and the order that was asked for;
+            position is the row's; content is equal where the bytes of two samples are, and null where nobody knows.
         table_rows: tabular data set → int64 (rows,), which of its rows goes into each row, in order of
             ``patient_id`` and time; null where none does.
         runs: alias → the surrogate ids of the runs that made those vectors.

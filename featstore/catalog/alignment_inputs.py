@@ -21,6 +21,8 @@ ON = {
     "visit": "i.patient = c.patient AND i.visit_id = c.visit_id",
     "sample": "i.sample = c.sample",
 }
+#: A number that is equal where two samples ``s`` have the same bytes; NULL where nobody knows them.
+CONTENT = "CASE WHEN s.content_hash IS NOT NULL THEN hash(s.content_hash) END"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,14 @@ def use(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> int
 
 
 def pointers(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> tuple[pa.Table, list[int]]:
-    """``position, segment, row, sample_key`` in order, and the surrogate ids of the runs that made those vectors."""
-    rows = arrow(connection, f'SELECT position, segment, "row", sample_key FROM used_{n} ORDER BY position, place')
+    """``position, segment, row, sample_key, content`` in order, and the surrogate ids of the runs that made those
+    vectors.
+    """
+    rows = arrow(
+        connection,
+        f'SELECT position, segment, "row", u.sample_key, {CONTENT} AS content FROM used_{n} u '
+        "JOIN core.sample s ON s.id = u.sample ORDER BY position, place",
+    )
     runs = connection.execute(
         f"SELECT DISTINCT g.run FROM used_{n} u JOIN core.segment g ON g.id = u.segment ORDER BY 1"
     ).fetchall()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.alignment_inputs import ON, VectorInput
+from featstore.catalog.alignment_inputs import CONTENT, ON, VectorInput
 from featstore.catalog.connection import arrow, registered
 from featstore.catalog.trained import WEIGHTS
 
@@ -78,15 +78,14 @@ def same_content(connection: duckdb.DuckDBPyConnection, inputs: int, *, everyone
 
 
 def stored(connection: duckdb.DuckDBPyConnection, n: int) -> pa.Table:
-    """The stored vectors that go into the rows from one input, as they lie: ``patient_id, split, sample_key, segment,
-    row`` and ``content``, equal where the bytes of two samples are, and null where nobody knows them.
+    """The stored vectors that go into the rows from one input, by patient and key: ``patient_id, split, sample_key,
+    segment, row`` and ``content``, equal where the bytes of two samples are, and null where nobody knows them.
     """
     return arrow(
         connection,
         'SELECT DISTINCT a.patient_id, a.split, u.sample_key, u.segment, u."row", '
-        "CASE WHEN s.content_hash IS NOT NULL THEN hash(s.content_hash) END AS content "
-        f"FROM used_{n} u JOIN aligned a USING (position) JOIN core.sample s ON s.id = u.sample "
-        'ORDER BY u.segment, u."row", u.sample_key',
+        f"{CONTENT} AS content FROM used_{n} u JOIN aligned a USING (position) JOIN core.sample s ON s.id = u.sample "
+        "ORDER BY a.patient_id, u.sample_key",
     )
 
 

@@ -164,9 +164,8 @@ def _complete(made: Made, text: str) -> None:
     pq.write_table(rows, folder / ROWS, compression="zstd")
     with pq.ParquetWriter(folder / POINTERS, _pointers(), compression="zstd") as writer:
         for alias, rows in alignment.pointers.items():
-            writer.write_table(
-                rows.add_column(1, "alias", pa.array([alias] * len(rows), pa.string())).cast(_pointers())
-            )
+            named = rows.add_column(1, "alias", pa.array([alias] * len(rows), pa.string()))
+            writer.write_table(named.select(_pointers().names).cast(_pointers()))
     for file in folder.rglob("*"):
         fsync(file)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +173,7 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
 def _stored(store: Path, connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> Stored:
     rows = catalog.stored(connection, n)
     paths = feature_sets.segment_paths(connection, item.feature_set.id)
-    return Stored(stored_read(reader_of(store, paths, rows, item.alias), rows), rows)
+    return Stored(lambda: rows, partial(stored_read, reader_of(store, paths, rows, item.alias)))
 
 
 def _ref(connection: duckdb.DuckDBPyConnection, feature_set: int) -> Ref:

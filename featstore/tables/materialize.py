@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,6 @@ import numpy as np
 
 from featstore.arrays import FeatureReader
 from featstore.catalog import alignment, feature_sets, sandbox, splits, tabular
-from featstore.catalog import leakage as catalog_leakage
 from featstore.catalog.alignment import KEYS, Alignment, Wanted
 from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.alignment_labels import Column, Labels
@@ -52,7 +52,6 @@ class Aligned:
         sets: the vector inputs, in the recipe's order.
         segments: alias → segment → its path below the store's, of those that hold some of the vectors.
         tabular: the tabular inputs, aligned to the rows.
-        stored: alias → its vectors, see :func:`featstore.catalog.leakage.stored`.
         leaks: what the catalog knows to leak.
     """
 
@@ -62,7 +61,6 @@ class Aligned:
     segments: dict[str, dict[int, str]]
     tabular: dict[str, TabularPart]
     scheme: Scheme | None
-    stored: dict[str, pa.Table]
     leaks: list[Leak]
 
     def inputs(self, store: Path, pools: Mapping[str, Any]) -> dict[str, PooledInput]:
@@ -76,8 +74,17 @@ class Aligned:
         }  # fmt: skip
 
     def stored_in(self, inputs: Mapping[str, PooledInput]) -> dict[str, Stored]:
-        """The stored vectors of :meth:`inputs`, to be compared."""
-        return {alias: Stored(stored_read(inputs[alias].reader, rows), rows) for alias, rows in self.stored.items()}
+        """The stored vectors of :meth:`inputs`, to be compared; each once, though several rows may have it."""
+
+        def rows(alias: str) -> pa.Table:
+            pointers = self.alignment.pointers[alias]
+            found = self.rows.table.select(["patient_id", "split"]).take(pointers.column("position").combine_chunks())
+            for name in ("sample_key", "segment", "row", "content"):
+                found = found.append_column(name, pointers.column(name))
+            once = self.rows.keys == ("patient_id",)
+            return found if once else found.group_by(found.column_names, use_threads=False).aggregate([])
+
+        return {alias: Stored(partial(rows, alias), partial(stored_read, inputs[alias].reader)) for alias in inputs}
 
 
 def materialize(
@@ -110,7 +117,6 @@ def materialize(
     rows, report = aligned.rows, aligned.alignment.report
     inputs = aligned.inputs(store, pools)
     leaks = aligned.leaks + equal_leaks(aligned.stored_in(inputs))
-    aligned.stored.clear()  # as large as all keys of the table's rows
     if recipe.near_duplicates is not None:
         reads = {alias: pooled.block for alias, pooled in inputs.items()}
         leaks += near_leaks(reads, rows.table, recipe.near_duplicates)
@@ -177,8 +183,7 @@ def _aligned(
     used = {alias: rows.column("segment").unique().to_pylist() for alias, rows in found.pointers.items()}
     segments = {alias: {id: paths[alias][id] for id in used[alias]} for alias in used}
     rows = Rows(found.rows, KEYS[recipe.entity], scheme.folds if scheme else 0, recipe.label.kind == "classes")
-    stored = {s.alias: catalog_leakage.stored(connection, n) for n, s in enumerate(sets)}
-    return Aligned(found, rows, sets, segments, parts, scheme, stored, leaks)
+    return Aligned(found, rows, sets, segments, parts, scheme, leaks)
 
 
 def _columns(parts: Mapping[str, TabularPart]) -> pa.Table:

@@ -58,12 +58,13 @@ class Stored:
     """The stored vectors of an input.
 
     Attributes:
-        rows: whose they are: ``patient_id, split, sample_key`` and ``content``, equal where samples have the same bytes
-            and null where nobody knows them.
+        rows: gives whose they are, when it is asked for: ``patient_id, split, sample_key`` and ``content``, equal where
+            samples have the same bytes and null where nobody knows them.
+        read: reads those rows.
     """
 
-    read: Read
-    rows: pa.Table
+    rows: Callable[[], pa.Table]
+    read: Callable[[pa.Table], Read]
 
 
 def stored_read(reader: FeatureReader, rows: pa.Table) -> Read:
@@ -96,29 +97,29 @@ def equal_leaks(inputs: Mapping[str, Stored], *, everyone: bool = False) -> list
 
 
 def _equal_leak(alias: str, stored: Stored, everyone: bool) -> Leak | None:
-    whose = _Whose(stored.rows, everyone)
+    rows = stored.rows()
+    whose = _Whose(rows, everyone)
     apart = whose.apart
     if not len(apart) or max(apart.min(), 0) >= apart.max():
         return None  # all are of one split, or of none: nothing need be read
-    hashes, has = _sums(stored)
+    hashes, has = _sums(stored.read(rows), rows.num_rows)
     first, second = _equal(hashes, apart, np.flatnonzero((has != _NOTHING) & (apart >= 0)))
-    other = ~_same_content(stored.rows.column("content").combine_chunks(), first, second)
+    other = ~_same_content(rows.column("content").combine_chunks(), first, second)
     first, second = first[other], second[other]
     return _same_vectors(alias, whose, first, second, int((has[first] == _CONSTANT).sum())) if len(first) else None
 
 
-def _sums(stored: Stored) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+def _sums(read: Read, rows: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
     """uint64 (rows, 2): what equal vectors have equal; uint8 (rows,): what each row has."""
-    rows = stored.rows.num_rows
     hashes, has = np.zeros((rows, 2), np.uint64), np.full(rows, _NOTHING, np.uint8)
-    width = stored.read(0, 1).shape[1] if rows else 1
+    width = read(0, 1).shape[1] if rows else 1
     raw = np.asarray(np.random.PCG64(0).random_raw(2 * width), np.uint64)
     weights = raw.reshape(2, width) | np.uint64(1)
     size = max(64, _PASSING_BYTES // (8 * max(width, 1)))
     for start in range(0, rows, size):
         at = slice(start, min(start + size, rows))
         with np.errstate(over="ignore"):  # beyond float32: infinite, as it is stored
-            values = np.ascontiguousarray(stored.read(at.start, at.stop), np.float32) + np.float32(0)  # -0 is 0
+            values = np.ascontiguousarray(read(at.start, at.stop), np.float32) + np.float32(0)  # -0 is 0
         hashes[at] = np.einsum("ij,kj->ik", values.view(np.uint32), weights)
         constant = np.where((values == values[:, :1]).all(axis=1), _CONSTANT, _VECTOR)
         has[at] = np.where(np.isnan(values).any(axis=1), _NOTHING, constant)
