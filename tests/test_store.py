@@ -425,6 +425,25 @@ def test_importing_a_store_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_materializing_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    """pandas and scikit-learn are a second of a short command, and pyarrow imports pandas at the least excuse."""
+    featstore.init(tmp_path / "store")
+    (tmp_path / "m.csv").write_text("path,patient_id,modality,label\n1.f4,p,A,1\n2.f4,q,A,0\n")
+    for number in (1, 2):
+        (tmp_path / f"{number}.f4").write_bytes(np.float32([number]).tobytes())
+    store = featstore.open(tmp_path / "store", plugins=[PLUGIN])
+    store.ingest_manifest(tmp_path / "m.csv")
+    store.extract(name="v", backbone="numbers:1", device="cpu")
+    store.split(ratios={"train": 0.5, "val": 0.5})
+    code = (
+        "import sys, featstore; "
+        "print(featstore.open(sys.argv[1]).materialize(name='t', inputs=['v'], scheme='default').rows, "
+        "[m for m in ('torch', 'pandas', 'zarr', 'sklearn') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "store")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "2 []"
+
+
 def test_migrate_keeps_a_copy_and_keeps_others_out(
     store: featstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,8 +66,9 @@ class Alignment:
     Attributes:
         rows: the table's rows, in their order: the keys (:data:`KEYS`), ``split, label, label_type``; of survival also
             ``time, event``.
-        pointers: alias → ``position, segment, row, sample_key, content``, by position and the order that was asked for;
-            position is the row's; content is equal where the bytes of two samples are, and null where nobody knows.
+        pointers: alias → ``position, alias, segment, row, sample_key, content``, by position and the order that was
+            asked for; position is the row's; content is equal where the bytes of two samples are, and null where
+            nobody knows.
         table_rows: tabular data set → int64 (rows,), which of its rows goes into each row, in order of
             ``patient_id`` and time; null where none does.
         runs: alias → the surrogate ids of the runs that made those vectors.
@@ -120,7 +121,7 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
     result = Alignment(rows, report=report, lost=rows_sql.lost(connection, keys))
     for n, item in enumerate(wanted.inputs):
         report["inputs"][item.alias]["dropped_samples"] = inputs_sql.use(connection, n, item)
-        result.pointers[item.alias], result.runs[item.alias] = inputs_sql.pointers(connection, n, item)
+        result.pointers[item.alias], result.runs[item.alias] = inputs_sql.pointers(connection, n, item.alias)
     for m, table in enumerate(wanted.tables):
         result.table_rows[table.name] = rows_sql.table_rows(connection, m)
     for name in (*(t.name for t in wanted.tables), *wanted.labels.tables):
@@ -129,8 +130,8 @@ def align(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> Alignment:
 
 
 def _way_out(wanted: Wanted, report: dict[str, Any]) -> str:
-    unlabelled = any(item["reason"].startswith("without a value of") for item in report["lost"])
-    ways = ["--label none, where there are no labels"] if wanted.labels and unlabelled else []
+    unlabelled = any(item["reason"] == rows_sql.unlabelled(wanted) for item in report["lost"])
+    ways = ["--label none, where there are no labels"] if unlabelled else []
     if any(facts.get("untimed") == report["candidates"] for facts in report["tables"].values()):
         ways.append(f"--as-of TABLE.COLUMN: no {wanted.entity} has a time of its own")
     if wanted.entity != "patient":

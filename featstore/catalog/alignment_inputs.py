@@ -21,8 +21,6 @@ ON = {
     "visit": "i.patient = c.patient AND i.visit_id = c.visit_id",
     "sample": "i.sample = c.sample",
 }
-#: A number that is equal where two samples ``s`` have the same bytes; NULL where nobody knows them.
-CONTENT = "CASE WHEN s.content_hash IS NOT NULL THEN hash(s.content_hash) END"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +198,18 @@ def use(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> int
     return int(row[0]) if row else 0
 
 
-def pointers(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> tuple[pa.Table, list[int]]:
-    """``position, segment, row, sample_key, content`` in order, and the surrogate ids of the runs that made those
-    vectors.
+def pointers(connection: duckdb.DuckDBPyConnection, n: int, alias: str) -> tuple[pa.Table, list[int]]:
+    """``position, alias, segment, row, sample_key, content`` in order, and the surrogate ids of the runs that made
+    those vectors; content is a number, equal where samples have the same bytes, and null where nobody knows them.
     """
     rows = arrow(
         connection,
-        f'SELECT position, segment, "row", u.sample_key, {CONTENT} AS content FROM used_{n} u '
-        "JOIN core.sample s ON s.id = u.sample ORDER BY position, place",
+        'SELECT position, $alias AS alias, segment, "row", u.sample_key, '
+        "CASE WHEN s.content_hash IS NOT NULL THEN hash(s.content_hash) END AS content "
+        f"FROM used_{n} u JOIN core.sample s ON s.id = u.sample ORDER BY position, place, u.sample_key",
+        {"alias": alias},
     )
     runs = connection.execute(
         f"SELECT DISTINCT g.run FROM used_{n} u JOIN core.segment g ON g.id = u.segment ORDER BY 1"
     ).fetchall()
-    return rows, [int(row[0]) for row in runs]
+    return rows.combine_chunks(), [int(row[0]) for row in runs]  # numbers in one piece needn't be copied again

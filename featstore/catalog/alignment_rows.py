@@ -125,8 +125,13 @@ def _before(wanted: Wanted) -> list[tuple[str, str]]:
     if wanted.scheme is not None:
         found.append((_text(f"in no split of the scheme {wanted.scheme[1]!r}"), "split IS NOT NULL"))
     if wanted.labels:
-        found.append((_text(f"without a value of {str(wanted.labels)!r}"), "label IS NOT NULL"))
+        found.append((_text(unlabelled(wanted)), "label IS NOT NULL"))
     return found
+
+
+def unlabelled(wanted: Wanted) -> str:
+    """The reason to leave out a row that has no label."""
+    return f"without a value of {str(wanted.labels)!r}"
 
 
 def _of_inputs(wanted: Wanted, report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -16,8 +16,8 @@ NONE = "(none)"
 
 
 def values(connection: duckdb.DuckDBPyConnection, inputs: int) -> pa.Table:
-    """One row a row of ``aligned``, in its order: ``label, label_type``, then ``site, dataset`` and what tells of a
-    scanner, as text: the values of a row's samples joined by ``+``, or ``(none)``.
+    """The rows of ``aligned`` that have a label, those alike counted: ``label, label_type, rows``, then ``site,
+    dataset`` and what tells of a scanner, as text: the values of a row's samples joined by ``+``, or ``(none)``.
     """
     used = " UNION ".join(f"SELECT position, sample FROM used_{n}" for n in range(inputs))
     connection.execute(
@@ -39,8 +39,9 @@ def values(connection: duckdb.DuckDBPyConnection, inputs: int) -> pa.Table:
     rows = arrow(
         connection,
         f"WITH m AS (SELECT position, {parts} FROM made GROUP BY position) "
-        f"SELECT a.label, a.label_type, {columns} FROM aligned a LEFT JOIN m USING (position) ORDER BY a.position",
+        f"SELECT a.label, a.label_type, count(*) AS rows, {columns} FROM aligned a LEFT JOIN m USING (position) "
+        "WHERE a.label IS NOT NULL GROUP BY ALL ORDER BY ALL",
         {f"name_{n}": name for n, (name,) in enumerate(names)},
     )
     connection.execute("DROP TABLE made")
-    return rows.rename_columns(["label", "label_type", "site", "dataset", *(str(name) for (name,) in names)])
+    return rows.rename_columns(["label", "label_type", "rows", "site", "dataset", *(str(name) for (name,) in names)])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featstore.catalog.alignment_inputs import CONTENT, ON, VectorInput
+from featstore.catalog.alignment_inputs import ON, VectorInput
 from featstore.catalog.connection import arrow, registered
 from featstore.catalog.trained import WEIGHTS
 
@@ -75,18 +75,6 @@ def same_content(connection: duckdb.DuckDBPyConnection, inputs: int, *, everyone
     )
     connection.execute("DROP TABLE temp.shared")
     return found
-
-
-def stored(connection: duckdb.DuckDBPyConnection, n: int) -> pa.Table:
-    """The stored vectors that go into the rows from one input, by patient and key: ``patient_id, split, sample_key,
-    segment, row`` and ``content``, equal where the bytes of two samples are, and null where nobody knows them.
-    """
-    return arrow(
-        connection,
-        'SELECT DISTINCT a.patient_id, a.split, u.sample_key, u.segment, u."row", '
-        f"{CONTENT} AS content FROM used_{n} u JOIN aligned a USING (position) JOIN core.sample s ON s.id = u.sample "
-        "ORDER BY a.patient_id, u.sample_key",
-    )
 
 
 def fine_tuned(connection: duckdb.DuckDBPyConnection, inputs: Sequence[VectorInput]) -> Found:
@@ -185,8 +173,8 @@ def use_pointers(connection: duckdb.DuckDBPyConnection, n: int, item: VectorInpu
     """
     with registered(connection, given=pointers):
         connection.execute(
-            f'CREATE TEMP TABLE used_{n} AS SELECT g.position, s.id AS sample, g.sample_key, g.segment, g."row" '
-            "FROM given g JOIN core.sample s USING (sample_key)"
+            f'CREATE TEMP TABLE used_{n} AS SELECT g.position, s.id AS sample, g.sample_key, g.segment, g."row", '
+            "0 AS place FROM given g JOIN core.sample s USING (sample_key)"
         )
     connection.execute(
         f"CREATE TEMP TABLE samples_{n} AS SELECT DISTINCT s.id AS sample, s.patient, s.visit_id, s.sample_key, "

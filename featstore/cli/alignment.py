@@ -29,7 +29,7 @@ def print_report(report: Mapping[str, Any], path: Path) -> None:
     inputs = report.get("inputs", {})
     _print_inputs(inputs)
     for name, facts in report.get("tables", {}).items():
-        note_table(name, facts, entity)
+        note_table(name, {**facts, "unseen": {}} if report.get("folds") else facts, entity)  # each fold tells its own
     note_lookalikes(report.get("lookalikes", ()))
     if constant := report.get("nearly_constant"):
         note(

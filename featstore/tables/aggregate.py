@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.arrays import FeatureReader
+from featstore.arrays import FeatureReader, numbers
 from featstore.errors import PluginError
 from featstore.spec import PoolFunction
 
@@ -46,9 +46,7 @@ class PooledInput:
         cls, reader: FeatureReader, pointers: pa.Table, table_rows: int, dim: int, pool: PoolFunction | None
     ) -> PooledInput:
         """From a table of ``position, segment, row`` that is sorted by position."""
-        positions, segments, rows = (
-            pointers.column(c).to_numpy().astype(np.int64) for c in ("position", "segment", "row")
-        )
+        positions, segments, rows = (numbers(pointers.column(c)) for c in ("position", "segment", "row"))
         offsets = np.searchsorted(positions, np.arange(table_rows + 1))
         made = cls(reader, segments, rows, offsets.astype(np.int64), pool)
         made.width = dim if pool is None else _pooled(pool, np.zeros((1, 1, dim))).shape[1]

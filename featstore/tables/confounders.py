@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.arrays import codes, numbers
 from featstore.catalog import confounders as catalog
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+_Codes = npt.NDArray[np.int32]
 
 
 def confounders(connection: duckdb.DuckDBPyConnection, inputs: int) -> list[dict[str, Any]]:
@@ -32,36 +35,28 @@ def confounders(connection: duckdb.DuckDBPyConnection, inputs: int) -> list[dict
           ``baseline`` that of guessing the most frequent class.
         - ``eta2``: of numbers, the share of the variance that lies between levels.
     """
-    rows = catalog.values(connection, inputs)
-    labels = rows.column("label")
-    kinds = set(rows.column("label_type").to_pylist()) - {None}
-    known = labels.is_valid().combine_chunks().to_numpy(zero_copy_only=False)
-    if not known.any():
-        return []
-    found = []
-    for column in rows.column_names[2:]:
-        levels = _codes(rows.column(column).filter(known))
-        if 0 < levels.max() < len(levels) - 1:
-            one = _numbers(levels, labels, known) if kinds == {"float"} else _classes(levels, labels.filter(known))
-            found.append({"column": column, "levels": int(levels.max()) + 1, "rows": int(known.sum())} | one)
+    alike = catalog.values(connection, inputs)
+    labels, counts = alike.column("label"), numbers(alike.column("rows"))
+    rows, found = int(counts.sum()), []
+    of_numbers = set(alike.column("label_type").to_pylist()) == {"float"}
+    for column in alike.column_names[3:]:
+        words, levels = codes(alike.column(column))
+        if 1 < len(words) < rows:
+            one = (_numbers if of_numbers else _classes)(levels, labels, counts)
+            found.append({"column": column, "levels": len(words), "rows": rows} | one)
     return sorted(found, key=lambda entry: (-entry["value"], entry["column"]))
 
 
-def _codes(values: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return np.asarray(values.combine_chunks().dictionary_encode().indices, np.int64)
+def _numbers(levels: _Codes, labels: pa.ChunkedArray, counts: npt.NDArray[np.int64]) -> dict[str, Any]:
+    values = numbers(labels.cast("float64"))
+    value = eta_squared(np.repeat(levels, counts), np.repeat(values, counts))
+    return {"measure": "eta2", "value": value, "accuracy": None, "baseline": None}
 
 
-def _numbers(levels: npt.NDArray[np.int64], labels: pa.ChunkedArray, known: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    import pyarrow as pa
-
-    values = np.asarray(labels.filter(pa.array(known)).cast(pa.float64()))
-    return {"measure": "eta2", "value": eta_squared(levels, values), "accuracy": None, "baseline": None}
-
-
-def _classes(levels: npt.NDArray[np.int64], labels: pa.ChunkedArray) -> dict[str, Any]:
-    classes = _codes(labels)
+def _classes(levels: _Codes, labels: pa.ChunkedArray, counts: npt.NDArray[np.int64]) -> dict[str, Any]:
+    _, classes = codes(labels)
     table = np.zeros((levels.max() + 1, classes.max() + 1), np.int64)
-    np.add.at(table, (levels, classes), 1)
+    np.add.at(table, (levels, classes), counts)
     return {
         "measure": "cramers_v",
         "value": cramers_v(table),
@@ -109,7 +104,7 @@ def leave_one_out(table: npt.NDArray[np.int64]) -> float:
     return float(right / table.sum())
 
 
-def eta_squared(levels: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> float:
+def eta_squared(levels: npt.NDArray[np.integer[Any]], values: npt.NDArray[np.float64]) -> float:
     """The share of the variance of ``values`` that lies between levels; 0 where they don't vary.
 
     >>> eta_squared(np.array([0, 0, 1, 1]), np.array([1.0, 1.0, 3.0, 3.0]))

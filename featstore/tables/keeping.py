@@ -149,7 +149,6 @@ def _renew(catalog: Catalog, made: Made, latest: training_tables.Latest, path: P
 
 def _complete(made: Made, text: str) -> None:
     """Write what lies beside the data."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder, alignment = made.folder, made.alignment
@@ -163,9 +162,8 @@ def _complete(made: Made, text: str) -> None:
         rows = rows.append_column(f"{PLACES}{name}", places)
     pq.write_table(rows, folder / ROWS, compression="zstd")
     with pq.ParquetWriter(folder / POINTERS, _pointers(), compression="zstd") as writer:
-        for alias, rows in alignment.pointers.items():
-            named = rows.add_column(1, "alias", pa.array([alias] * len(rows), pa.string()))
-            writer.write_table(named.select(_pointers().names).cast(_pointers()))
+        for rows in alignment.pointers.values():
+            writer.write_table(rows.select(_pointers().names).cast(_pointers()))
     for file in folder.rglob("*"):
         fsync(file)
 

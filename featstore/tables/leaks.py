@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from featstore.arrays import numbers
 from featstore.catalog import feature_sets, splits, training_tables
 from featstore.catalog import leakage as catalog
-from featstore.catalog.alignment_inputs import VectorInput
+from featstore.catalog.alignment_inputs import VectorInput, pointers
 from featstore.catalog.connection import Catalog, first
 from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.files import inside
@@ -22,7 +22,7 @@ from featstore.tables.data import DATA
 from featstore.tables.features import FeatureSetView
 from featstore.tables.leakage import Leak, check
 from featstore.tables.made_of import altered, kept_pointers, kept_rows, read, read_schema, reader_of, reading
-from featstore.tables.near import Read, Stored, equal_leaks, near_leaks, stored_read
+from featstore.tables.near import Read, Stored, equal_leaks, gathering, near_leaks
 from featstore.tables.recipe_plain import from_json
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def leaks(
         found = check(connection, subject.inputs, label=subject.label, columns=subject.columns, everyone=everyone)
         stored = {s.alias: _stored(store, connection, n, s) for n, s in enumerate(subject.inputs)}
     found += _stale(subject)
-    found += equal_leaks(stored, everyone=everyone)
+    found += equal_leaks(rows, stored, everyone=everyone)
     found += near_leaks(subject.reads, rows, threshold, everyone=everyone)
     return LeakReport(subject.name, scheme, threshold, everyone, rows.num_rows, found)
 
@@ -137,7 +137,10 @@ def _feature_set(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, s
     catalog.use_current(connection, 0, item)
     paths = feature_sets.segment_paths(connection, found.id)
     view = FeatureSetView(found, vectors, {id: inside(store, path) for id, path in paths.items()})
-    return _Subject(str(found), [item], {ref.name: stored_read(view.reader(vectors), vectors)})
+    gather = gathering(view.reader(vectors))
+    segments, at = (numbers(vectors.column(name)) for name in ("segment", "row"))
+    read = {ref.name: lambda start, stop: gather(segments[start:stop], at[start:stop])}
+    return _Subject(str(found), [item], read)
 
 
 def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme: str | None) -> _Subject:
@@ -149,14 +152,14 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
     name, folder = f"{row['name']}@v{row['version']}", inside(store, row["path"])
     file = folder / ("fold0" if row["folds"] else "") / DATA
     rows = kept_rows(folder, row["entity"])
-    pointers, form = kept_pointers(folder, rows.num_rows), read_schema(file)
+    places, form = kept_pointers(folder, rows.num_rows), read_schema(file)
     catalog.align_rows(connection, rows, splits.scheme_id(connection, scheme) if scheme else None)
     items = []
     for item in training_tables.inputs(connection, row["name"], row["version"]):
         if item.feature_set is not None:
             found = feature_sets.get(connection, _ref(connection, item.feature_set))
             items.append(VectorInput(item.alias, found, item.modality, item.aggregation is not None))
-            mine = pointers.filter(pc.equal(pointers.column("alias"), item.alias))
+            mine = places.filter(pc.equal(places.column("alias"), item.alias))
             catalog.use_pointers(connection, len(items) - 1, items[-1], mine)
     names = [name for table in from_json(row["recipe"]).tables for name in table.columns]
     if gone := [name for name in (*(item.alias for item in items), *names) if name not in form.names]:
@@ -171,9 +174,9 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
 
 
 def _stored(store: Path, connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> Stored:
-    rows = catalog.stored(connection, n)
+    rows, _ = pointers(connection, n, item.alias)
     paths = feature_sets.segment_paths(connection, item.feature_set.id)
-    return Stored(lambda: rows, partial(stored_read, reader_of(store, paths, rows, item.alias)))
+    return Stored(rows, gathering(reader_of(store, paths, rows, item.alias)))
 
 
 def _ref(connection: duckdb.DuckDBPyConnection, feature_set: int) -> Ref:

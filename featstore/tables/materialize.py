@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from featstore.tables.confounders import confounders
 from featstore.tables.fuse import Fusion, Steps
 from featstore.tables.keeping import MaterializeResult, keep
 from featstore.tables.leakage import Leak
-from featstore.tables.near import Stored, equal_leaks, near_leaks, stored_read
+from featstore.tables.near import Stored, equal_leaks, gathering, near_leaks
 from featstore.tables.placing import check_target
 from featstore.tables.recipe import Entity, Input, Recipe
 from featstore.tables.rows import Rows
@@ -73,18 +72,10 @@ class Aligned:
             for item in self.sets
         }  # fmt: skip
 
-    def stored_in(self, inputs: Mapping[str, PooledInput]) -> dict[str, Stored]:
-        """The stored vectors of :meth:`inputs`, to be compared; each once, though several rows may have it."""
-
-        def rows(alias: str) -> pa.Table:
-            pointers = self.alignment.pointers[alias]
-            found = self.rows.table.select(["patient_id", "split"]).take(pointers.column("position").combine_chunks())
-            for name in ("sample_key", "segment", "row", "content"):
-                found = found.append_column(name, pointers.column(name))
-            once = self.rows.keys == ("patient_id",)
-            return found if once else found.group_by(found.column_names, use_threads=False).aggregate([])
-
-        return {alias: Stored(partial(rows, alias), partial(stored_read, inputs[alias].reader)) for alias in inputs}
+    def stored(self, inputs: Mapping[str, PooledInput]) -> dict[str, Stored]:
+        """The stored vectors of :meth:`inputs`, to be compared."""
+        pointers = self.alignment.pointers
+        return {alias: Stored(pointers[alias], gathering(pooled.reader)) for alias, pooled in inputs.items()}
 
 
 def materialize(
@@ -116,7 +107,7 @@ def materialize(
     aligned = align(catalog, recipe)
     rows, report = aligned.rows, aligned.alignment.report
     inputs = aligned.inputs(store, pools)
-    leaks = aligned.leaks + equal_leaks(aligned.stored_in(inputs))
+    leaks = aligned.leaks + equal_leaks(rows.table, aligned.stored(inputs))
     if recipe.near_duplicates is not None:
         reads = {alias: pooled.block for alias, pooled in inputs.items()}
         leaks += near_leaks(reads, rows.table, recipe.near_duplicates)

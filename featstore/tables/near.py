@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.arrays import FeatureReader
+from featstore.arrays import FeatureReader, codes, numbers
 from featstore.catalog.leakage import MOST
 from featstore.tables.leakage import Leak
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 #: Rows ``start:stop``, float (n, width); a row with a NaN has no vector.
 Read = Callable[[int, int], npt.NDArray[Any]]
-_Codes = npt.NDArray[np.int64]
+_Codes = npt.NDArray[Any]
+_Sums = npt.NDArray[np.uint64]
 
 #: Bytes of rows that are held while all others go by, and of those that go by at once, each in both precisions.
 _HELD_BYTES, _PASSING_BYTES = 128 << 20, 16 << 20
@@ -31,16 +32,18 @@ _NOTHING, _VECTOR, _CONSTANT = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class _Whose:
-    """Whose the rows are: ``patient_id, split``, and ``visit_id, sample_key`` where the table has them."""
+    """Whose the rows of a table are: ``patient_id, split``, and ``visit_id, sample_key`` where it has them."""
 
     rows: pa.Table
     everyone: bool
 
     @property
     def apart(self) -> _Codes:
-        """int64 (rows,): rows with different codes are compared, those below 0 not at all."""
-        column = self.rows.column("patient_id" if self.everyone else "split").combine_chunks().dictionary_encode()
-        return np.asarray(column.indices.fill_null(-1), np.int64)
+        """int (rows,): rows with different codes are compared, those below 0 not at all."""
+        names, of = codes(self.rows.column("patient_id" if self.everyone else "split"))
+        if not names.null_count:
+            return of
+        return np.where(of == names.to_pylist().index(None), -1, of)
 
     @property
     def across(self) -> str:
@@ -53,33 +56,35 @@ class _Whose:
         return [{"input": alias} | a | {f"other_{k}": v for k, v in b.items()} for a, b in zip(one, other, strict=True)]
 
 
+#: Gathers stored vectors: int (n,) segments and int (n,) rows in them → float (n, width).
+Gather = Callable[[_Codes, _Codes], npt.NDArray[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """The stored vectors of an input.
 
     Attributes:
-        rows: gives whose they are, when it is asked for: ``patient_id, split, sample_key`` and ``content``, equal where
-            samples have the same bytes and null where nobody knows them.
-        read: reads those rows.
+        pointers: ``position, segment, row, sample_key, content``: the table's row that a vector goes into; content is
+            equal where samples have the same bytes, and null where nobody knows them.
     """
 
-    rows: Callable[[], pa.Table]
-    read: Callable[[pa.Table], Read]
+    pointers: pa.Table
+    gather: Gather
 
 
-def stored_read(reader: FeatureReader, rows: pa.Table) -> Read:
-    """Reads the vectors that rows of ``segment, row`` name."""
-    segments, at = (rows.column(name).to_numpy() for name in ("segment", "row"))
+def gathering(reader: FeatureReader) -> Gather:
+    """Gathers stored vectors, and lets go of what was mapped for it: pages that were read count as memory."""
 
-    def read(start: int, stop: int) -> npt.NDArray[Any]:
-        values = reader.gather(segments[start:stop], at[start:stop])
-        reader.close()  # pages that were read count as memory
-        return values.reshape(stop - start, -1)
+    def gather(segments: _Codes, rows: _Codes) -> npt.NDArray[Any]:
+        values = reader.gather(segments, rows)
+        reader.close()
+        return values.reshape(len(rows), -1)
 
-    return read
+    return gather
 
 
-def equal_leaks(inputs: Mapping[str, Stored], *, everyone: bool = False) -> list[Leak]:
+def equal_leaks(rows: pa.Table, inputs: Mapping[str, Stored], *, everyone: bool = False) -> list[Leak]:
     """Equal vectors of two patients in different splits, one leak of the kind ``same-vectors`` an input.
 
     Each stored vector is compared, not what is pooled of several: one slice that two patients share is enough. Those of
@@ -89,28 +94,55 @@ def equal_leaks(inputs: Mapping[str, Stored], *, everyone: bool = False) -> list
     modulo 2**64: others are taken for equal with a chance below 2**-64 a pair. 17 bytes a vector are held.
 
     Args:
+        rows: whose they are: ``patient_id, split``.
         everyone: of any two patients, whatever their splits.
     """
-    with ThreadPoolExecutor(4) as pool:  # NumPy lets others work meanwhile
-        found = pool.map(lambda alias: _equal_leak(alias, inputs[alias], everyone), inputs)
-        return [leak for leak in found if leak]
-
-
-def _equal_leak(alias: str, stored: Stored, everyone: bool) -> Leak | None:
-    rows = stored.rows()
-    whose = _Whose(rows, everyone)
+    whose = _Whose(rows.select(["patient_id", "split"]), everyone)
     apart = whose.apart
-    if not len(apart) or max(apart.min(), 0) >= apart.max():
-        return None  # all are of one split, or of none: nothing need be read
-    hashes, has = _sums(stored.read(rows), rows.num_rows)
-    first, second = _equal(hashes, apart, np.flatnonzero((has != _NOTHING) & (apart >= 0)))
-    other = ~_same_content(rows.column("content").combine_chunks(), first, second)
+    if len(np.unique(apart[apart >= 0])) < 2:
+        return []  # all are of one split, or of none: nothing need be read
+    once = {alias: _once(stored.pointers) for alias, stored in inputs.items()}
+    with ThreadPoolExecutor(4) as pool:  # NumPy lets others work meanwhile
+        sums = pool.map(_sums, inputs.values(), once.values())
+        found = [_equal_leak(a, inputs[a], once[a], whose, apart, *s) for a, s in zip(inputs, sums, strict=True)]
+    return [leak for leak in found if leak]
+
+
+def _once(pointers: pa.Table) -> _Codes:
+    """The first places of vectors, in their order: a patient's goes into each of its visits."""
+    segments, rows = (numbers(pointers.column(name)) for name in ("segment", "row"))
+    _, of = np.unique(segments, return_inverse=True)
+    _, first = np.unique(of * (int(rows.max(initial=0)) + 1) + rows, return_index=True)
+    return np.sort(first)
+
+
+def _equal_leak(
+    alias: str, stored: Stored, once: _Codes, whose: _Whose, apart: _Codes, sums: _Sums, has: npt.NDArray[np.uint8]
+) -> Leak | None:
+    pointers = stored.pointers
+    position = numbers(pointers.column("position"))[once]
+    apart = apart[position]
+    first, second = _equal(sums, apart, (has != _NOTHING) & (apart >= 0))
+    if not len(first):
+        return None
+    own = pointers.select(["sample_key", "content"]).take(once)
+    other = ~_same_content(own.column("content"), first, second)
     first, second = first[other], second[other]
-    return _same_vectors(alias, whose, first, second, int((has[first] == _CONSTANT).sum())) if len(first) else None
+    if not len(first):
+        return None
+    vectors = whose.rows.take(position).append_column("sample_key", own.column("sample_key"))
+    constant = int((has[first] == _CONSTANT).sum())
+    return _same_vectors(alias, _Whose(vectors, whose.everyone), first, second, constant)
 
 
-def _sums(read: Read, rows: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+def _sums(stored: Stored, places: _Codes) -> tuple[_Sums, npt.NDArray[np.uint8]]:
     """uint64 (rows, 2): what equal vectors have equal; uint8 (rows,): what each row has."""
+    segments, rows_of = (numbers(stored.pointers.column(name)) for name in ("segment", "row"))
+
+    def read(start: int, stop: int) -> npt.NDArray[Any]:
+        return stored.gather(segments[places[start:stop]], rows_of[places[start:stop]])
+
+    rows = len(places)
     hashes, has = np.zeros((rows, 2), np.uint64), np.full(rows, _NOTHING, np.uint8)
     width = read(0, 1).shape[1] if rows else 1
     raw = np.asarray(np.random.PCG64(0).random_raw(2 * width), np.uint64)
@@ -126,15 +158,15 @@ def _sums(read: Read, rows: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np
     return hashes, has
 
 
-def _same_content(content: pa.Array, first: _Codes, second: _Codes) -> npt.NDArray[np.bool_]:
-    import pyarrow.compute as pc
-
-    equal = pc.equal(content.take(first), content.take(second))
-    return np.asarray(pc.fill_null(equal, False).to_numpy(zero_copy_only=False), np.bool_)
+def _same_content(content: pa.ChunkedArray, first: _Codes, second: _Codes) -> npt.NDArray[np.bool_]:
+    one, other = (content.take(at).to_pylist() for at in (first, second))
+    return np.array([a is not None and a == b for a, b in zip(one, other, strict=True)], np.bool_)
 
 
-def _equal(hashes: npt.NDArray[np.uint64], apart: _Codes, members: _Codes) -> tuple[_Codes, _Codes]:
+def _equal(hashes: _Sums, apart: _Codes, compared: npt.NDArray[np.bool_]) -> tuple[_Codes, _Codes]:
     """Pairs of rows with equal hashes and other codes: of n such rows n − 1 pairs, so that each stands in one."""
+    rough = np.sort(hashes[compared, 0])  # of most tables this is all: no two are equal
+    members = np.flatnonzero(compared & np.isin(hashes[:, 0], rough[1:][rough[1:] == rough[:-1]]))
     order = members[np.lexsort((members, apart[members], hashes[members, 1], hashes[members, 0]))]
     begins = np.ones(len(order), np.bool_)
     begins[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
@@ -311,4 +343,5 @@ class _Top:
 
     def pairs(self) -> Pairs:
         empty = np.zeros(0, np.int64)
-        return Pairs(*(self._best() if self._parts else (empty, empty, np.zeros(0))), self.found)
+        first, second, cosine = self._best() if self._parts else (empty, empty, np.zeros(0))
+        return Pairs(first, second, cosine, self.found)

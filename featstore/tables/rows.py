@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.arrays import codes, numbers
 from featstore.keys import FOLD
 from featstore.tables.features import label_type, typed_labels
 from featstore.tables.fuse import Facts
@@ -65,11 +66,12 @@ class Rows:
 
     def facts(self, fold: str) -> Facts:
         """What is known of the rows, as one fold sees them."""
-        import pyarrow.compute as pc
+        _, patients = codes(self.table.column("patient_id"))
+        return Facts(self._train(fold), patients.astype(np.int64), self.labels())
 
-        train = pc.fill_null(pc.equal(self.splits(fold), "train"), False).to_numpy(zero_copy_only=False)
-        patients = self.table.column("patient_id").combine_chunks().dictionary_encode().indices
-        return Facts(train.astype(bool), patients.to_numpy().astype(np.int64), self.labels())
+    def _train(self, fold: str) -> npt.NDArray[np.bool_]:
+        names, of = codes(self.splits(fold))
+        return np.array([name == "train" for name in names.to_pylist()], np.bool_)[of]
 
     def label_column(self) -> pa.Array:
         """The labels in their declared type: int64, float64 or text."""
@@ -85,14 +87,13 @@ class Rows:
         column = self.label_column()
         if column.null_count:
             return None
-        kind = {"int64": "int", "double": "float"}.get(str(column.type), "str")
-        values = typed_labels(column.to_pylist(), kind)
-        return values.astype(np.str_) if self.classes and kind == "float" else values
+        if str(column.type) == "string":
+            return typed_labels(column.to_pylist(), "str")
+        values = numbers(column)
+        return values.astype(np.str_) if self.classes and values.dtype == np.float64 else values
 
     def train_hash(self, fold: str) -> str:
         """SHA-256 of the keys of the train rows: what was learned was learned from these."""
-        import pyarrow.compute as pc
-
-        train = self.table.filter(pc.fill_null(pc.equal(self.splits(fold), "train"), False))
+        train = self.table.take(np.flatnonzero(self._train(fold)))
         keys = [train.column(name).to_pylist() for name in self.keys]
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()

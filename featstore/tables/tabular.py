@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.arrays import codes
 from featstore.errors import ConflictError, NotFoundError, UsageError, did_you_mean
 from featstore.spec import Block, Step, Transformer
 from featstore.tables.recipe import TabularInput
@@ -196,9 +197,10 @@ def categories(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
     One value is one text, whatever the type of its column: 1.0 is "1", and midnight is the day. A column of whole
     numbers becomes one of decimals by a single 2.5, and the others must stay what they were.
     """
-    values = np.empty(len(column), object)
-    values[:] = [None if v is None else _category(v) for v in column.to_pylist()]
-    return values
+    values, of = codes(column)
+    texts = np.empty(len(values), object)
+    texts[:] = [None if v is None else _category(v) for v in values.to_pylist()]
+    return texts[of]
 
 
 def _category(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.arrays import arrow_block
 from featstore.catalog.alignment import Alignment
 from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.splits import Scheme
@@ -116,9 +117,9 @@ def batches(
                     )
                 vectors[name][first - start : last - start] = values
         arrays = [column.slice(start, stop - start) for column in columns]
-        arrays += [_vectors(vectors[alias]) for alias in fusion.inputs]
+        arrays += [arrow_block(vectors[alias]) for alias in fusion.inputs]
         arrays += [column.slice(start, stop - start) for column in clinical]
-        arrays.append(_vectors(vectors["fused"]))
+        arrays.append(arrow_block(vectors["fused"]))
         arrays += [pa.array(mask[start:stop]) for mask in masks.values()]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -134,12 +135,6 @@ def _batched(blocks: Iterable[tuple[int, int]], row_nbytes: int) -> Iterator[lis
         batch.append(block)
     if batch:
         yield batch
-
-
-def _vectors(block: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
-    import pyarrow as pa
-
-    return pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), block.shape[1])
 
 
 def write_fold(plugins: Plugins, made: Made, fold: str, fusion: Fusion) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore.arrays import FeatureReader, SegmentLayout, arrow_vectors
+from featstore.arrays import FeatureReader, SegmentLayout, arrow_block, arrow_vectors, codes, numbers
 
 Random = Callable[..., np.ndarray]
 WriteSegment = Callable[..., SegmentLayout]
@@ -125,3 +125,25 @@ def test_duckdb_scans_them(reader: FeatureReader, values: np.ndarray) -> None:
     expected = sorted(zip(rows.tolist(), values[rows].sum(axis=1).tolist(), strict=True))
     assert [row for row, _ in found] == [row for row, _ in expected]
     assert np.allclose([total for _, total in found], [total for _, total in expected], atol=1e-5)
+
+
+@given(st.lists(st.sampled_from(["b", "a", "", None, "ä"]), max_size=12), st.integers(0, 12), st.booleans())
+def test_codes_are_numbered_as_the_values_come(values: list[str | None], cut: int, encoded: bool) -> None:
+    pieces = [pa.array(part, pa.string()) for part in (values[:cut], values[cut:])]
+    column = pa.chunked_array([p.dictionary_encode() if encoded else p for p in pieces])
+    for whole in (column, column.combine_chunks()):
+        different, each = codes(whole)
+        assert different.to_pylist() == list(dict.fromkeys(values))
+        assert different.take(pa.array(each)).to_pylist() == values
+
+
+def test_numbers_are_those_of_arrow_and_lie_where_they_lay(random: Random) -> None:
+    whole = pa.array([3, -1, 2**62])
+    assert numbers(whole).tolist() == whole.to_pylist()
+    assert numbers(whole).ctypes.data == whole.buffers()[1].address
+    assert numbers(pa.chunked_array([whole, whole.slice(1)])).tolist() == [3, -1, 2**62, -1, 2**62]
+    assert numbers(pa.chunked_array([], pa.float64())).shape == (0,)
+    block = random(5, 3)
+    there = arrow_block(block)
+    assert (matrix(pa.chunked_array([there])) == block).all()
+    assert there.flatten().buffers()[1].address == block.ctypes.data

@@ -282,7 +282,7 @@ def test_an_interrupt_does_not_wait_for_a_whole_block() -> None:
     assert len(asked) <= 12
 
 
-def test_an_error_of_what_is_made_ahead_is_raised_where_it_is_due(tmp_path: Path) -> None:
+def test_an_error_of_what_is_made_ahead_is_raised_where_it_is_due() -> None:
     def coming() -> Iterator[pa.RecordBatch]:
         yield pa.record_batch([pa.array([1, 2])], names=["x"])
         raise ZeroDivisionError

@@ -251,6 +251,21 @@ def test_what_cca_cant_do(text: str, parts: Parts, error: type[Exception], match
         fitted(text, parts)
 
 
+def test_the_ways_out_of_cca_lead_out() -> None:
+    parts = related(0, 60, (3, 5))
+    with pytest.raises(UsageError) as caught:
+        fitted("cca(4)", parts)
+    assert caught.value.hint == "cca(3)"
+    assert fitted(caught.value.hint, parts).transform(parts).shape == (60, 6)
+    with pytest.raises(UsageError) as caught:
+        fitted("cca(1)", related(0, 12, (6, 6)))
+    assert caught.value.hint == "narrower inputs: steps of each input, such as pca(3)"
+    fitted("cca(1)", related(0, 12, (3, 3)))
+    with pytest.raises(UsageError) as caught:
+        fitted("cca(1)", related(0, 4, (2, 2)))
+    assert caught.value.hint == "more train rows"
+
+
 # ----------------------------------------------------------------------------------------------------- late fusion
 def of_fold(patient: int, salt: int) -> int:
     """splitmix64, in Python's own whole numbers."""

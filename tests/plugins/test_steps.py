@@ -184,6 +184,13 @@ def test_too_many_components_are_refused(components: int) -> None:
     with pytest.raises(UsageError, match=rf"4 train rows with 6 features can't give {components}") as caught:
         fit(f"pca({components})", np.random.default_rng(0).normal(size=(4, 6)))
     assert "pca(2)" in caught.value.hint
+    fit("pca(2)", np.random.default_rng(0).normal(size=(4, 6)))
+
+
+def test_one_row_has_no_components_and_no_advice_gives_it_some() -> None:
+    with pytest.raises(UsageError, match="PCA of 1 train rows") as caught:
+        fit("pca(0.9)", np.ones((1, 6)))
+    assert caught.value.hint == "more train rows"
 
 
 def test_what_is_too_wide_to_decompose_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

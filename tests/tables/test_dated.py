@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,18 @@ def test_another_time_than_the_one_it_was_taken_in_by(visited: Any) -> None:
     assert found.tolist() == latest[found.index].tolist()
     again = table.reproduce()
     assert (again.same, again.apart) == (True, {})
+
+
+def test_where_nobody_has_a_time_another_is_asked_for(make_cohort: Callable[..., Any], tmp_path: Path) -> None:
+    cohort = make_cohort(51, count=6, slices=1)
+    rows = [f"{patient},2024-01-0{n + 1},{n}" for n, patient in enumerate(cohort.patients)]
+    for name, time in (("labs", "drawn_at"), ("stays", "left_on")):
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"patient_id,{time},value", *rows]))
+    cohort.store.ingest_table(tmp_path / "labs.csv", name="labs", time="drawn_at")
+    cohort.store.ingest_table(tmp_path / "stays.csv", name="stays")
+    labs = [{"name": "labs", "numeric": ["value"], "time": "drawn_at"}]
+    recipe = {"name": "t", "inputs": ["a=v/A:mean"], "label": "none", "tables": labs}
+    with pytest.raises(NotFoundError, match="6 without a row in 'labs' at or before its time") as caught:
+        cohort.store.materialize(from_json(recipe | {"as_of": "acquired_at"}))
+    assert caught.value.hint.startswith("--as-of TABLE.COLUMN: no patient has a time of its own")
+    assert cohort.store.materialize(from_json(recipe | {"as_of": "stays.left_on"})).rows == 6

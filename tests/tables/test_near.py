@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,15 @@ def people(count: int, splits: list[str | None], patients: list[str] | None = No
 
 
 def equal(vectors: np.ndarray, rows: pa.Table, content: list[int | None] | None = None, **options: bool) -> list[Leak]:
-    rows = rows.append_column("content", pa.array(content or [None] * rows.num_rows, pa.uint64()))
-    return equal_leaks({"x": Stored(lambda: rows, lambda _: lambda start, stop: vectors[start:stop])}, **options)
+    pointers = places(range(rows.num_rows), range(rows.num_rows), content)
+    return equal_leaks(rows, {"x": Stored(pointers, lambda segments, at: vectors[at])}, **options)
+
+
+def places(positions: Iterable[int], rows: Iterable[int], content: list[int | None] | None = None) -> pa.Table:
+    at = pa.array(rows, pa.int64())
+    columns = {"position": pa.array(positions, pa.int64()), "segment": pa.array([1] * len(at), pa.int64()), "row": at}
+    columns["sample_key"] = pa.array([f"s{n}" for n in at.to_pylist()], pa.string())
+    return pa.table(columns | {"content": pa.array(content or [None] * len(at), pa.uint64())})
 
 
 @st.composite
@@ -153,14 +160,33 @@ def test_samples_with_the_same_bytes_are_another_kind() -> None:
 
 
 def test_nothing_is_read_where_nobody_is_compared() -> None:
-    def read(rows: pa.Table) -> Any:
+    def gather(segments: np.ndarray, rows: np.ndarray) -> Any:
         raise AssertionError
 
     def compared(count: int, splits: list[str | None]) -> list[Leak]:
-        return equal_leaks({"x": Stored(lambda: people(count, splits).append_column("content", none[:count]), read)})
+        return equal_leaks(people(count, splits), {"x": Stored(places(range(count), range(count)), gather)})
 
-    none = pa.array([None] * 3, pa.uint64())
     assert compared(3, [None] * 3) == compared(3, ["train", None, "train"]) == compared(0, []) == []
+    assert compared(3, [None, "train", "train"]) == []
+
+
+def test_a_vector_that_stands_in_several_rows_is_compared_once() -> None:
+    """A patient's vector goes into each of its visits."""
+    read: list[int] = []
+
+    def gather(segments: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        read.extend(rows.tolist())
+        return np.array([[5.0, 1], [5, 1], [2, 3]])[rows]
+
+    rows = people(5, ["train", "train", "test", "test", "val"], ["a", "a", "b", "b", "c"])
+    pointers = places(range(5), [0, 0, 1, 1, 2])
+    (leak,) = equal_leaks(rows, {"x": Stored(pointers, gather)})
+    assert leak.found == 1
+    assert leak.rows == [
+        {"input": "x", "patient_id": "a", "sample_key": "s0", "split": "train"}
+        | {"other_patient_id": "b", "other_sample_key": "s1", "other_split": "test"}
+    ]
+    assert read == [0, 0, 1, 2]  # the first one also for its width
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 31, 600])
