@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +20,9 @@ from featstore.catalog.alignment import Alignment
 from featstore.catalog.alignment_inputs import VectorInput
 from featstore.catalog.splits import Scheme
 from featstore.errors import PluginError
-from featstore.files import fsync
 from featstore.plugins import Plugins
 from featstore.tables.data import DATA, FITTED
 from featstore.tables.fuse import BATCH_ROWS, Fusion
-from featstore.tables.mending import digest
 from featstore.tables.placing import locked_folder, remove_leftovers
 from featstore.tables.recipe import Recipe
 from featstore.tables.rows import Rows
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Bytes of vectors that are written at once.
 BATCH_NBYTES = 64 << 20
+#: Of a file that is being written: seconds until it is looked at again, and bytes that are brought to the disk at once.
+_PAUSE_S, _SYNC_NBYTES = 0.02, 256 << 20
 
 
 @dataclass(slots=True)
@@ -143,17 +145,49 @@ def write_fold(plugins: Plugins, made: Made, fold: str, fusion: Fusion) -> None:
     folder.mkdir(exist_ok=True)
     has = masks(made.recipe, fusion)
     form = schema(made.rows, fusion, has)
-    plugins.exporter(Path(DATA)).write(folder / DATA, form, batches(made.rows, fold, fusion, has, form), wide=False)
+    write = plugins.exporter(Path(DATA)).write
+    with digested(folder / DATA) as known:
+        write(folder / DATA, form, batches(made.rows, fold, fusion, has, form), wide=False)
     if estimators := fusion.fitted.estimators():
         from skops import io as skops  # imports all of scikit-learn: seconds, and only where something was fitted
 
         skops.dump(estimators, folder / FITTED)
     made.report["fitted"] = bool(estimators)
-    with ThreadPoolExecutor(1) as pool:  # it waits for the disk while the processor hashes
-        on_disk = pool.submit(fsync, folder / DATA)
-        made.digests[fold] = digest(folder / DATA)
-        on_disk.result()
+    made.digests[fold] = known.result()
     made.width = made.width or fusion.width
+
+
+@contextmanager
+def digested(path: Path) -> Iterator[Future[str]]:
+    """SHA-256 of a file that the block writes from its first byte to its last; known, and the file on the disk, when
+    the block has ended.
+
+    The file is read and brought to the disk as it grows: to do so afterwards takes a fifth of the time of all.
+    """
+    written = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(_follow, path, written)
+        finally:
+            written.set()
+
+
+def _follow(path: Path, written: threading.Event) -> str:
+    found, buffer, waiting = hashlib.sha256(), memoryview(bytearray(1 << 20)), 0
+    while not path.exists() and not written.wait(_PAUSE_S):
+        pass
+    with open(path, "rb", buffering=0) as file:
+        while True:
+            last = written.is_set()  # what is read after this has all been written
+            while count := file.readinto(buffer):
+                found.update(buffer[:count])
+                waiting += count
+            if last or waiting > _SYNC_NBYTES:
+                os.fsync(file.fileno())
+                waiting = 0
+            if last:
+                return found.hexdigest()
+            written.wait(_PAUSE_S)
 
 
 @contextmanager
