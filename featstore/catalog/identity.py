@@ -32,9 +32,11 @@ def lookalikes(connection: duckdb.DuckDBPyConnection, patients: str) -> list[tup
 
 
 def match_patients(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> tuple[int, list[tuple[str, str]]]:
-    """How many ids are patients here, and which aren't but look as if they were."""
+    """How many patients of the rows' are here, and which ids aren't any's but look as if they were."""
     with registered(connection, incoming=rows.select(["patient_id"])):
-        known = first(connection.execute("SELECT count(*) FROM incoming JOIN core.patient USING (patient_id)"))
+        known = first(
+            connection.execute("SELECT count(DISTINCT patient_id) FROM incoming JOIN core.patient USING (patient_id)")
+        )
         alike = unmatched(connection, "SELECT patient_id FROM incoming")
     return int(known[0]) if known else 0, alike
 

@@ -166,6 +166,6 @@ def ingest_table(store: Store, file: str, name: str, time: str | None, replace: 
         return
     what = f"{plural(result.rows, 'row')}, columns {', '.join(f'{c} ({t})' for c, t in result.columns.items())}"
     note(f"Table {name!r}: {what}." if result.run_id else f"Table {name!r} holds these very rows already.")
-    if result.known < result.rows:
-        note(f"{result.rows - result.known:,} of its patients have no samples here.")
+    if lost := result.patients - result.known:
+        note(f"{lost:,} of its {plural(result.patients, 'patient')} {'has' if lost == 1 else 'have'} no samples here.")
     note_unmatched(result.lookalikes)

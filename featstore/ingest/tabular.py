@@ -26,7 +26,8 @@ class TabularResult:
 
     Attributes:
         run_id: None where the catalog has these very rows already.
-        known: how many of the rows' patients have samples here.
+        patients: how many the rows are of.
+        known: how many of these have samples here.
         lookalikes: ids that match no patient but would, but for case, spaces or leading zeros: (theirs, ours).
     """
 
@@ -34,6 +35,7 @@ class TabularResult:
     run_id: str | None
     rows: int
     columns: dict[str, str]
+    patients: int
     known: int
     lookalikes: list[tuple[str, str]]
 
@@ -78,8 +80,9 @@ def add_table(
     # As in ingest: an interrupt after the commit must not take the run's folder away again.
     with catalog_file.write() as connection, RunFolder.creating(store, "ingest-table") as create_run:
         known, lookalikes = identity.match_patients(connection, rows)
+        patients = len(rows.column("patient_id").unique())
         columns = {field.name: str(field.type) for field in rows.schema}
-        result = TabularResult(name, None, rows.num_rows, columns, known, lookalikes)
+        result = TabularResult(name, None, rows.num_rows, columns, patients, known, lookalikes)
         if catalog.same(connection, name, digest, replace=replace):
             return result
         run = create_run()

@@ -113,8 +113,16 @@ def test_an_interrupt_after_the_commit_loses_no_rows(
 def test_who_is_known_and_who_only_looks_so(put: Put, take: Callable[..., IngestResult]) -> None:
     take("path,patient_id,modality\na.png,007,A\nb.png,P-1,A\nc.png,8,A\n")
     result = put("patient_id,x\n7,1\np1,1\n8,1\n99,1\n")
-    assert result.known == 1
+    assert (result.patients, result.known) == (4, 1)
     assert result.lookalikes == [("7", "007"), ("p1", "P-1")]
+
+
+def test_patients_of_several_rows_count_once(
+    store: featstore.Store, put: Put, take: Callable[..., IngestResult]
+) -> None:
+    take("path,patient_id,modality\na.png,007,A\nb.png,8,A\n")
+    result = put("patient_id,day,x\n007,2024-01-01,1\n007,2024-01-02,1\n9,2024-01-01,1\n9,2024-01-02,1\n", time="day")
+    assert (result.rows, result.patients, result.known) == (4, 2, 1)
 
 
 def test_parquet_with_categories_and_lists(store: featstore.Store, tmp_path: Path) -> None:
