@@ -20,7 +20,7 @@ LISTS: Mapping[str, str] = {
     "FROM feature_sets ORDER BY name, version",
     "runs": "SELECT run_id, kind, state, done, failed, seconds, started_at FROM runs ORDER BY started_at, run_id",
     "schemes": 'SELECT scheme, version, "current", patients, splits, tables FROM schemes ORDER BY scheme, version',
-    "tables": 'SELECT name, version, "rows", label, scheme, created_at, path FROM tables ORDER BY name, version',
+    "tables": 'SELECT name, version, "rows", label, scheme, created_at, stale, path FROM tables ORDER BY name, version',
     "samples": "SELECT sample_key, patient_id, modality, split, site, label FROM samples ORDER BY "
     + natural("sample_key"),
 }
