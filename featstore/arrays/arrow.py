@@ -70,10 +70,10 @@ def arrow_vectors(reader: FeatureReader, segment_ids: npt.NDArray[Any], rows: np
 
 
 def arrow_block(block: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
-    """Rows, float32 (n, width), C-contiguous, as ``fixed_size_list<float32>[width]`` without a copy."""
+    """Rows (n, width) as ``fixed_size_list<float32>[width]``, without a copy where they are float32 and lie in rows."""
     import pyarrow as pa
 
-    return _lists(pa.py_buffer(block), *block.shape)
+    return _lists(pa.py_buffer(np.ascontiguousarray(block, np.float32)), *block.shape)
 
 
 def _lists(buffer: pa.Buffer, length: int, width: int) -> pa.FixedSizeListArray:

@@ -33,8 +33,8 @@ def print_report(report: Mapping[str, Any], path: Path) -> None:
     note_lookalikes(report.get("lookalikes", ()))
     if constant := report.get("nearly_constant"):
         note(
-            f"{plural(constant, 'feature')} hardly vary among the train rows; standardized, they can be very large in "
-            "other splits. Look at the range of fused before a model does."
+            f"{plural(constant, 'feature')} hardly {'varies' if constant == 1 else 'vary'} among the train rows: "
+            "standardized, values of other splits can be very large. Look at the range of fused before a model does."
         )
     if incomplete := report.get("incomplete"):
         has = "row has" if incomplete == 1 else "rows have"

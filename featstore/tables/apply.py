@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.catalog import feature_sets, training_tables
+from featstore.catalog import training_tables
 from featstore.catalog.alignment import KEYS
 from featstore.catalog.connection import Catalog
 from featstore.errors import ConflictError, LeakageError, UsageError
-from featstore.files import inside
 from featstore.keys import Ref
 from featstore.plugins import Plugins
 from featstore.spec import ExporterSpec
@@ -22,7 +21,7 @@ from featstore.tables.fitted import Fitted
 from featstore.tables.fuse import Fusion, Steps
 from featstore.tables.leakage import Leak, refuse
 from featstore.tables.made_of import read, read_schema, require_train_rows
-from featstore.tables.materialize import Aligned, align, complete, poolers
+from featstore.tables.materialize import align, complete, poolers
 from featstore.tables.placing import check_target, placing
 from featstore.tables.recipe import Label, Recipe
 from featstore.tables.recipe_plain import from_json
@@ -102,7 +101,6 @@ def apply(
         train = known.filter([split == "train" for split in known.column("split").to_pylist()])
         for part in aligned.tabular.values():
             part.compare(train, str(table))
-    _with_segments(store, catalog, aligned)
     inputs = aligned.inputs(store, poolers(wanted, plugins))
     fusion = Fusion.restored(inputs, aligned.tabular, aligned.rows.facts(""), fitted)
     width = TableData(folder / DATA).width()
@@ -120,16 +118,6 @@ def apply(
         with placing(out, lambda path: _export(TableData(made, {"name": table.name}), exporter, path, wide)):
             pass
     return ApplyResult(str(table), len(aligned.rows), fusion.width, out, aligned.alignment.report)
-
-
-def _with_segments(store: Path, catalog: Catalog, aligned: Aligned) -> None:
-    """An input that no new row has is read all the same, for its shape: any segment tells that."""
-    for item in aligned.sets:
-        if not aligned.segments[item.alias]:
-            with catalog.read() as connection:
-                paths = feature_sets.segment_paths(connection, item.feature_set.id)
-            there = [(id, path) for id, path in paths.items() if inside(store, path).is_dir()]
-            aligned.segments[item.alias] = dict(there[:1])
 
 
 def _refuse_outdated(leaks: list[Leak], recipe: Recipe) -> None:
@@ -156,7 +144,7 @@ def _masks(fusion: Fusion, table: pa.Schema) -> dict[str, npt.NDArray[np.bool_]]
     every = {alias: pooled.present for alias, pooled in fusion.inputs.items()}
     for name, part in fusion.tabular.items():
         every[name] = part.present
-        every |= {column: part.raw.column(column).is_valid().to_numpy() for column in part.raw.column_names}
+        every |= {column: part.has(column) for column in part.raw.column_names}
     after = table.names[table.get_field_index("fused") + 1 :]
     return {name: every[name.removeprefix("has_")] for name in after}
 

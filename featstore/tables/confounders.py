@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 _Codes = npt.NDArray[np.int32]
 
 
-def confounders(connection: duckdb.DuckDBPyConnection, inputs: int) -> list[dict[str, Any]]:
+def confounders(connection: duckdb.DuckDBPyConnection, inputs: int, *, classes: bool = False) -> list[dict[str, Any]]:
     """How far site, data set and what tells of a scanner predict the label, over all rows of an aligned table.
 
     A row's value is that of its samples, several joined by ``+``; ``(none)`` is a value of its own.
 
     Args:
         inputs: how many ``used_<n>`` there are.
+        classes: labels that are numbers are names of classes.
 
     Returns:
         by descending value: ``column, levels, rows`` (labelled ones), ``measure``, ``value``, ``accuracy`` and
@@ -38,7 +39,7 @@ def confounders(connection: duckdb.DuckDBPyConnection, inputs: int) -> list[dict
     alike = catalog.values(connection, inputs)
     labels, counts = alike.column("label"), numbers(alike.column("rows"))
     rows, found = int(counts.sum()), []
-    of_numbers = set(alike.column("label_type").to_pylist()) == {"float"}
+    of_numbers = not classes and set(alike.column("label_type").to_pylist()) == {"float"}
     for column in alike.column_names[3:]:
         words, levels = codes(alike.column(column))
         if 1 < len(words) < rows:

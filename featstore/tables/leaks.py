@@ -18,11 +18,13 @@ from featstore.catalog.connection import Catalog, first
 from featstore.errors import NotFoundError, UsageError, did_you_mean
 from featstore.files import inside
 from featstore.keys import Ref
+from featstore.tables.compared import Read
 from featstore.tables.data import DATA
+from featstore.tables.equal import equal_leaks, gathering, stored
 from featstore.tables.features import FeatureSetView
 from featstore.tables.leakage import Leak, check
-from featstore.tables.made_of import altered, kept_pointers, kept_rows, read, read_schema, reader_of, reading
-from featstore.tables.near import Read, Stored, equal_leaks, gathering, near_leaks
+from featstore.tables.made_of import altered, kept_pointers, kept_rows, read, read_schema, reading
+from featstore.tables.near import near_leaks
 from featstore.tables.recipe_plain import from_json
 
 if TYPE_CHECKING:
@@ -101,9 +103,10 @@ def leaks(
                 f"Nothing says who of {subject.name} is in which split.", hint="--scheme default, or --all"
             )
         found = check(connection, subject.inputs, label=subject.label, columns=subject.columns, everyone=everyone)
-        stored = {s.alias: _stored(store, connection, n, s) for n, s in enumerate(subject.inputs)}
+        places = {s.alias: pointers(connection, n, s.alias)[0] for n, s in enumerate(subject.inputs)}
+        paths = {s.alias: feature_sets.segment_paths(connection, s.feature_set.id) for s in subject.inputs}
     found += _stale(subject)
-    found += equal_leaks(rows, stored, everyone=everyone)
+    found += equal_leaks(rows, stored(store, subject.inputs, places, paths), everyone=everyone)
     found += near_leaks(subject.reads, rows, threshold, everyone=everyone)
     return LeakReport(subject.name, scheme, threshold, everyone, rows.num_rows, found)
 
@@ -152,7 +155,8 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
     name, folder = f"{row['name']}@v{row['version']}", inside(store, row["path"])
     file = folder / ("fold0" if row["folds"] else "") / DATA
     rows = kept_rows(folder, row["entity"])
-    places, form = kept_pointers(folder, rows.num_rows), read_schema(file)
+    recipe, form = from_json(row["recipe"]), read_schema(file)
+    places = kept_pointers(folder, rows.num_rows, recipe)
     catalog.align_rows(connection, rows, splits.scheme_id(connection, scheme) if scheme else None)
     items = []
     for item in training_tables.inputs(connection, row["name"], row["version"]):
@@ -161,7 +165,7 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
             items.append(VectorInput(item.alias, found, item.modality, item.aggregation is not None))
             mine = places.filter(pc.equal(places.column("alias"), item.alias))
             catalog.use_pointers(connection, len(items) - 1, items[-1], mine)
-    names = [name for table in from_json(row["recipe"]).tables for name in table.columns]
+    names = [name for table in recipe.tables for name in table.columns]
     if gone := [name for name in (*(item.alias for item in items), *names) if name not in form.names]:
         raise altered(file, f"it has no column {gone[0]!r}")
     columns = read(file, ["patient_id", *names])
@@ -171,12 +175,6 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
         raise altered(file, f"its column {odd[0]!r} holds no vectors")
     reads = {item.alias: _Column(file, item.alias).read for item in items}
     return _Subject(name, items, reads, str(row["label"]), columns.select(names) if names else None, row["stale"])
-
-
-def _stored(store: Path, connection: duckdb.DuckDBPyConnection, n: int, item: VectorInput) -> Stored:
-    rows, _ = pointers(connection, n, item.alias)
-    paths = feature_sets.segment_paths(connection, item.feature_set.id)
-    return Stored(rows, gathering(reader_of(store, paths, rows, item.alias)))
 
 
 def _ref(connection: duckdb.DuckDBPyConnection, feature_set: int) -> Ref:

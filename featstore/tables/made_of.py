@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featstore.arrays import FeatureReader
+from featstore.arrays import FeatureReader, numbers
 from featstore.catalog import training_tables
 from featstore.catalog.alignment import KEYS
 from featstore.catalog.connection import Catalog
 from featstore.errors import CorruptError, LeakageError
 from featstore.files import inside
 from featstore.tables.data import DATA, POINTERS, ROWS
+from featstore.tables.recipe import Recipe
 from featstore.tables.rows import Rows
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ def kept_rows(path: Path, entity: str = "patient") -> pa.Table:
     return rows
 
 
-def kept_pointers(path: Path, rows: int | None = None) -> pa.Table:
+def kept_pointers(path: Path, rows: int | None = None, recipe: Recipe | None = None) -> pa.Table:
     """``position, alias, segment, row, sample_key``: which stored vectors are in which row.
 
     Args:
         rows: how many the table has, where that is known.
+        recipe: the table's, which says whose pointers there must be.
 
     Raises:
         CorruptError: they aren't there, can't be read, or aren't what featstore writes.
@@ -65,11 +67,22 @@ def kept_pointers(path: Path, rows: int | None = None) -> pa.Table:
     _require(file, pointers, dict.fromkeys(numbers, "int64") | {"alias": "string", "sample_key": "string"})
     for name in numbers:
         _within(file, pointers, name, rows if name == "position" else None)
+    if recipe:
+        named, known = set(pointers.column("alias").unique().to_pylist()), {i.alias for i in recipe.inputs}
+        if named - known or (recipe.every_input and known - named):
+            raise altered(file, f"it has vectors of {_shown(named)}, and the table is made of {_shown(known)}")
     return pointers
+
+
+def _shown(names: set[str]) -> str:
+    return ", ".join(map(repr, sorted(names))) or "nothing"
 
 
 def reader_of(store: Path, paths: Mapping[int, str], rows: pa.Table, alias: str) -> FeatureReader:
     """Reads the vectors that an input was made of.
+
+    Only segments that hold some of them are opened: one that was only reserved need not be there. Of an input that no
+    row has, any segment that is there tells the shape.
 
     Args:
         paths: segment → its path below the store's, as the catalog knows them.
@@ -79,14 +92,17 @@ def reader_of(store: Path, paths: Mapping[int, str], rows: pa.Table, alias: str)
         CorruptError: there are no such segments, or rows in them.
     """
     used = rows.column("segment").unique().to_pylist()
-    if strange := sorted(set(used) - set(paths)) if used else ["none"]:
+    if not used:
+        any_one = [id for id, path in paths.items() if inside(store, path).is_dir()][:1]
+        return FeatureReader({id: inside(store, paths[id]) for id in any_one}, committed=True)
+    if strange := sorted(set(used) - set(paths)):
         raise CorruptError(
             f"{alias} was made of segments that the catalog doesn't know: {', '.join(map(str, strange[:5]))}.",
             hint="materialize again; or restore the store from a backup",
         )
     reader = FeatureReader({id: inside(store, paths[id]) for id in used}, committed=True)
     ends = np.array([reader.segments[id].layout.rows for id in used])
-    segments, at = (rows.column(c).to_numpy() for c in ("segment", "row"))
+    segments, at = (numbers(rows.column(c)) for c in ("segment", "row"))
     order = np.argsort(used)
     if (at >= ends[order][np.searchsorted(np.array(used)[order], segments)]).any():
         raise CorruptError(f"{alias} was made of rows that its segments don't have.", hint="restore it from a backup")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.arrays import FeatureReader
 from featstore.catalog import alignment, feature_sets, sandbox, splits, tabular
 from featstore.catalog.alignment import KEYS, Alignment, Wanted
 from featstore.catalog.alignment_inputs import VectorInput
@@ -18,16 +17,17 @@ from featstore.catalog.alignment_tables import DatedTable
 from featstore.catalog.connection import Catalog
 from featstore.catalog.splits import Scheme
 from featstore.errors import NotFoundError, UsageError, did_you_mean
-from featstore.files import inside
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
 from featstore.tables import leakage
 from featstore.tables.aggregate import PooledInput
 from featstore.tables.confounders import confounders
+from featstore.tables.equal import equal_leaks, stored
 from featstore.tables.fuse import Fusion, Steps
 from featstore.tables.keeping import MaterializeResult, keep
 from featstore.tables.leakage import Leak
-from featstore.tables.near import Stored, equal_leaks, gathering, near_leaks
+from featstore.tables.made_of import reader_of
+from featstore.tables.near import near_leaks
 from featstore.tables.placing import check_target
 from featstore.tables.recipe import Entity, Input, Recipe
 from featstore.tables.rows import Rows
@@ -49,7 +49,7 @@ class Aligned:
 
     Attributes:
         sets: the vector inputs, in the recipe's order.
-        segments: alias → segment → its path below the store's, of those that hold some of the vectors.
+        paths: alias → segment → its path below the store's, of all of its feature set.
         tabular: the tabular inputs, aligned to the rows.
         leaks: what the catalog knows to leak.
     """
@@ -57,25 +57,19 @@ class Aligned:
     alignment: Alignment
     rows: Rows
     sets: list[VectorInput]
-    segments: dict[str, dict[int, str]]
+    paths: dict[str, dict[int, str]]
     tabular: dict[str, TabularPart]
     scheme: Scheme | None
     leaks: list[Leak]
 
     def inputs(self, store: Path, pools: Mapping[str, Any]) -> dict[str, PooledInput]:
         """The vector inputs, to be read and pooled on demand."""
-        return {
-            item.alias: PooledInput.of(
-                FeatureReader({k: inside(store, p) for k, p in self.segments[item.alias].items()}, committed=True),
-                self.alignment.pointers[item.alias], len(self.rows), item.feature_set.shape[-1], pools[item.alias],
-            )
-            for item in self.sets
-        }  # fmt: skip
-
-    def stored(self, inputs: Mapping[str, PooledInput]) -> dict[str, Stored]:
-        """The stored vectors of :meth:`inputs`, to be compared."""
-        pointers = self.alignment.pointers
-        return {alias: Stored(pointers[alias], gathering(pooled.reader)) for alias, pooled in inputs.items()}
+        found = {}
+        for item in self.sets:
+            pointers, dim = self.alignment.pointers[item.alias], item.feature_set.shape[-1]
+            reader = reader_of(store, self.paths[item.alias], pointers, item.alias)
+            found[item.alias] = PooledInput.of(reader, pointers, len(self.rows), dim, pools[item.alias])
+        return found
 
 
 def materialize(
@@ -107,7 +101,9 @@ def materialize(
     aligned = align(catalog, recipe)
     rows, report = aligned.rows, aligned.alignment.report
     inputs = aligned.inputs(store, pools)
-    leaks = aligned.leaks + equal_leaks(rows.table, aligned.stored(inputs))
+    leaks = aligned.leaks + equal_leaks(
+        rows.table, stored(store, aligned.sets, aligned.alignment.pointers, aligned.paths)
+    )
     if recipe.near_duplicates is not None:
         reads = {alias: pooled.block for alias, pooled in inputs.items()}
         leaks += near_leaks(reads, rows.table, recipe.near_duplicates)
@@ -166,15 +162,13 @@ def _aligned(
         min_modalities=recipe.min_modalities, chosen=chosen, as_of=_as_of(connection, recipe), without=without,
     )  # fmt: skip
     found = alignment.align(connection, wanted)
+    classes = recipe.label.kind == "classes"
     parts = {t.name: TabularPart.align(t, tables[t.name], found.table_rows[t.name]) for t in recipe.tables}
     leaks = leakage.check(connection, sets, label=str(recipe.label), columns=_columns(parts))
-    found.report["confounders"] = confounders(connection, len(sets)) if labels else []
+    found.report["confounders"] = confounders(connection, len(sets), classes=classes) if labels else []
     paths = {s.alias: feature_sets.segment_paths(connection, s.feature_set.id) for s in sets}
-    # Only segments that hold some of these vectors: one that was only reserved need not be there.
-    used = {alias: rows.column("segment").unique().to_pylist() for alias, rows in found.pointers.items()}
-    segments = {alias: {id: paths[alias][id] for id in used[alias]} for alias in used}
-    rows = Rows(found.rows, KEYS[recipe.entity], scheme.folds if scheme else 0, recipe.label.kind == "classes")
-    return Aligned(found, rows, sets, segments, parts, scheme, leaks)
+    rows = Rows(found.rows, KEYS[recipe.entity], scheme.folds if scheme else 0, classes)
+    return Aligned(found, rows, sets, paths, parts, scheme, leaks)
 
 
 def _columns(parts: Mapping[str, TabularPart]) -> pa.Table:

@@ -193,6 +193,11 @@ class Recipe:
     def parts(self) -> tuple[Input | TabularInput, ...]:
         return (*self.inputs, *self.tables)
 
+    @property
+    def every_input(self) -> bool:
+        """Whether only rows are kept that have every input."""
+        return self.join == "inner" and self.min_modalities is None
+
     def require_scheme(self, what_learns: str) -> None:
         """Raise :class:`UsageError` where nothing says which rows are train's."""
         if self.scheme is None:

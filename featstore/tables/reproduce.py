@@ -85,7 +85,7 @@ def reproduce(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTa
         name: (then.get(name), now.get(name)) for name in sorted({*then, *now}) if then.get(name) != now.get(name)
     }
     pools = poolers(recipe, plugins)
-    pointers = kept_pointers(table.path, len(rows))
+    pointers = kept_pointers(table.path, len(rows), recipe)
     learns = bool(Steps.of(recipe, plugins).learning())
     with new_folder(store) as temporary, one_thread(learns):
         for fold in rows.names:
@@ -101,7 +101,8 @@ def reproduce(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTa
             plugins.exporter(again).write(again, form, batches(rows, fold, fusion, has, form), wide=False)
             if digest(again) != digest(table.path / fold / DATA):
                 result.same = False
-                result.apart |= _apart(table.path / fold / DATA, again)
+                for name, apart in _apart(table.path / fold / DATA, again).items():
+                    result.apart[name] = _larger(result.apart.get(name, apart), apart)
     return result
 
 
@@ -137,6 +138,10 @@ def _tabular(store: Path, recipe: Recipe, kept: pa.Table, runs: dict[str, str], 
             raise altered(data.parent / "rows.parquet", f"it points at rows that {spec.name!r} hasn't")
         parts[spec.name] = TabularPart.align(spec, rows, places)
     return parts
+
+
+def _larger(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
 
 
 def _apart(old: Path, new: Path) -> dict[str, float | None]:

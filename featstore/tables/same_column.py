@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from featstore.arrays import codes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,25 +70,47 @@ def _how(column: pa.Array, label: pa.Array) -> tuple[str, int]:
     rows = int(known.sum())
     keep = pa.array(known)
     column, label = column.filter(keep), label.filter(keep)
-    ours, theirs = column.dictionary_encode(), label.dictionary_encode()
-    values, classes = len(ours.dictionary), len(theirs.dictionary)
-    if classes < 2:
-        return "", rows
     numbers = _numbers(column), _numbers(label)
-    codes = np.asarray(ours.indices, np.int64) * classes + np.asarray(theirs.indices, np.int64)
-    pairs, counts = np.unique(codes, return_counts=True)
-    if values == classes == len(pairs):  # each value with one class, and each class with one value
-        left, right = ours.dictionary.to_pylist(), theirs.dictionary.to_pylist()
-        ways = _ways(counts)
-        if ways >= math.log(WAYS) and all(_text(left[p // classes]) == _text(right[p % classes]) for p in pairs):
-            return "the same values", rows
-        # Other words for k classes fit in k! times as many ways; numbers in order, or the other way round, in two.
-        names = math.log(2) if _same_order(*numbers) else math.lgamma(classes + 1)
-        if rows >= MANY and ways - names >= math.log(WAYS):
-            return "one-to-one", rows
-    if rows >= FEW and classes > 2 and _proportional(*numbers):
+    ours, theirs = _Values.of_column(column), _Values.of_column(label)
+    for one, other in ((ours, theirs), (ours.spelled(), theirs.spelled())):
+        if how := _other_name(one, other, in_order=_same_order(*numbers)):
+            return how, rows
+    if rows >= FEW and len(theirs.texts) > 2 and _proportional(*numbers):
         return "proportional", rows
     return "", rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """The different values of a column, as texts, and int (n,), which each row has."""
+
+    texts: list[str]
+    of: npt.NDArray[np.integer[Any]]
+
+    @classmethod
+    def of_column(cls, column: pa.Array) -> _Values:
+        values, of = codes(column)
+        return cls([_text(value) for value in values.to_pylist()], of)
+
+    def spelled(self) -> _Values:
+        """Those that are one text are one value: one cell in capitals is no class of its own."""
+        texts, of = np.unique(np.array(self.texts, object), return_inverse=True)
+        return _Values(texts.tolist(), of[self.of])
+
+
+def _other_name(ours: _Values, theirs: _Values, *, in_order: bool) -> str:
+    classes, rows = len(theirs.texts), len(ours.of)
+    if classes < 2:
+        return ""
+    pairs, counts = np.unique(ours.of.astype(np.int64) * classes + theirs.of, return_counts=True)
+    if not len(ours.texts) == classes == len(pairs):
+        return ""  # not each value with one class, and each class with one value
+    ways = _ways(counts)
+    if ways >= math.log(WAYS) and all(ours.texts[p // classes] == theirs.texts[p % classes] for p in pairs):
+        return "the same values"
+    # Other words for k classes fit in k! times as many ways; numbers in order, or the other way round, in two.
+    names = math.log(2) if in_order else math.lgamma(classes + 1)
+    return "one-to-one" if rows >= MANY and ways - names >= math.log(WAYS) else ""
 
 
 def _ways(counts: npt.NDArray[np.int64]) -> float:

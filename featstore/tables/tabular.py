@@ -47,7 +47,8 @@ class TabularPart:
             places: int64, which of them goes into each row of the table; null where none does.
 
         Raises:
-            NotFoundError: a column that isn't there. UsageError: a numeric column that holds no numbers.
+            NotFoundError: a column that isn't there. UsageError: a numeric column that holds no numbers, or a
+                categorical one of lists.
             ConflictError: an infinite number.
         """
         import pyarrow as pa
@@ -65,6 +66,12 @@ class TabularPart:
                 raise UsageError(
                     f"The column {name!r} of {spec.name!r} holds {kind}, not numbers{_odd_one(rows, name)}.",
                     hint=f"--categorical {name}; or leave missing cells empty and take the table in with --replace",
+                )
+        for name in spec.categorical:
+            if pa.types.is_nested(kind := rows.schema.field(name).type):
+                raise UsageError(
+                    f"The column {name!r} of {spec.name!r} holds {kind}: several values a row are no category.",
+                    hint="make a column of each, and take the table in with --replace",
                 )
         raw = rows.select(list(spec.columns)).take(places.combine_chunks())
         for position, column in enumerate(raw.columns):
@@ -183,12 +190,15 @@ class TabularPart:
         """``has_<column>`` for every column that lacks some value, or whose encoder doesn't know some."""
         found = {}
         for name in self.raw.column_names:
-            has = np.asarray(self.raw.column(name).is_valid().to_numpy(), np.bool_)
-            if name in self.encoded:
-                has = has & self.encoded[name]
+            has = self.has(name)
             if not has.all():
                 found[f"has_{name}"] = has
         return found
+
+    def has(self, name: str) -> npt.NDArray[np.bool_]:
+        """bool (rows,): rows that have a value of a column, and one that its encoder knows."""
+        known = np.asarray(self.raw.column(name).is_valid().to_numpy(), np.bool_)
+        return known & self.encoded[name] if name in self.encoded else known
 
 
 def categories(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:

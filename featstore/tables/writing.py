@@ -80,7 +80,7 @@ def schema(rows: Rows, fusion: Fusion, masks: Mapping[str, npt.NDArray[np.bool_]
 def masks(recipe: Recipe, fusion: Fusion) -> dict[str, npt.NDArray[np.bool_]]:
     """What is there and what isn't: never left to be guessed from zeros."""
     found: dict[str, npt.NDArray[np.bool_]] = {}
-    if recipe.join != "inner" or recipe.min_modalities is not None:
+    if not recipe.every_input:
         found |= {f"has_{alias}": pooled.present for alias, pooled in fusion.inputs.items()}
         found |= {f"has_{name}": part.present for name, part in fusion.tabular.items()}
     for part in fusion.tabular.values():

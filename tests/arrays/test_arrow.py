@@ -147,3 +147,5 @@ def test_numbers_are_those_of_arrow_and_lie_where_they_lay(random: Random) -> No
     there = arrow_block(block)
     assert (matrix(pa.chunked_array([there])) == block).all()
     assert there.flatten().buffers()[1].address == block.ctypes.data
+    for other in (np.asfortranarray(block), block.astype(np.float64), block[::1, :]):
+        assert (matrix(pa.chunked_array([arrow_block(other)])) == block).all()

@@ -576,3 +576,24 @@ def test_what_featstore_0_1_kept_is_taken_as_it_was_meant(
     skops.dump(old | {"onehot": {"clinical": now["encode"]["clinical"]["sex"]}}, table.path / "fitted.skops")
     with pytest.raises(CorruptError, match=r"encode\.clinical is no mapping"):
         table.apply(tmp_path / "y.parquet")
+
+
+def test_a_category_that_its_encoder_does_not_know_is_masked_as_in_the_table(
+    make_cohort: Callable[..., Any], tmp_path: Path
+) -> None:
+    cohort = make_cohort(3, count=24)
+    held, new = next(p for p in cohort.patients if cohort.splits[p] == "test"), cohort.patients[-1]
+    rows: dict[str, dict[str, object]] = {p: {"sex": "FM"[n % 2]} for n, p in enumerate(cohort.patients)}
+    rows[held]["sex"] = rows[new]["sex"] = "X"
+    cohort.clinical(rows)
+    recipe = {"name": "t", "inputs": ["a=v/A:mean"], "scheme": "default", "missing": "mean"}
+    recipe |= {"tables": [{"name": "clinical", "categorical": ["sex"], "encode": "ordinal"}]}
+    cohort.store.materialize(from_json(recipe | {"where": f"patient_id <> '{new}'"}))
+    table = cohort.store.table("t")
+    frame = table.to_pandas().set_index("patient_id")
+    assert frame.has_sex.tolist() == [p != held for p in frame.index]
+    table.apply(tmp_path / "new.parquet", where="true")
+    assert pd.read_parquet(tmp_path / "new.parquet").set_index("patient_id").has_sex.to_dict()[new] is False
+    table.apply(tmp_path / "all.parquet", where=f"patient_id <> '{new}'", everyone=True)
+    again = pd.read_parquet(tmp_path / "all.parquet").set_index("patient_id")
+    assert (again.has_sex[frame.index] == frame.has_sex).all()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from scipy.stats.contingency import association
 
 import featstore
 from featstore.tables.confounders import cramers_v, eta_squared, leave_one_out
+from featstore.tables.recipe_plain import from_json
 
 PLUGIN = str(Path(__file__).with_name("vectors_plugin.py"))
 TABLES = st.tuples(st.integers(2, 5), st.integers(2, 5)).flatmap(
@@ -131,3 +133,22 @@ def test_report_of_a_table(tmp_path: Path, kind: str) -> None:
             assert entry["value"] == pytest.approx(1 - within / ((frame.label - frame.label.mean()) ** 2).sum())
     assert report[0]["column"] == "ManufacturerModelName"
     assert report[0]["value"] > 0.4
+
+
+def test_numbers_that_name_classes_are_classes(make_cohort: Callable[..., Any]) -> None:
+    """Grades of 1.5, 2.5 and 3.5 are told by the site, whatever their order."""
+    cohort = make_cohort(3, count=24, extract=False)
+    rows = cohort.manifest()
+    rows[0].append("site")
+    for row in rows[1:]:
+        row.append("YXZ"[cohort.patients.index(row[1]) % 3])
+    cohort.ingest_rows(rows)
+    cohort.extract()
+    cohort.clinical({p: {"grade": (1.5, 2.5, 3.5)[n % 3]} for n, p in enumerate(cohort.patients)})
+    found = {}
+    for kind in ("classes", "number"):
+        recipe = {"name": kind, "inputs": ["a=v/A:mean"], "label": {"column": "clinical.grade", "kind": kind}}
+        report = cohort.store.materialize(from_json(recipe)).report
+        (found[kind],) = [entry for entry in report["confounders"] if entry["column"] == "site"]
+    assert (found["classes"]["measure"], found["classes"]["accuracy"]) == ("cramers_v", 1.0)
+    assert (found["number"]["measure"], found["number"]["value"]) == ("eta2", 1.0)

@@ -201,6 +201,29 @@ def test_the_same_vectors_where_nobody_knows_the_contents(hospitals: Hospitals) 
     assert hospitals.store.leaks("t").leaks[0].found == 8
 
 
+@pytest.mark.parametrize("fuser", ["concat", "mean"])
+def test_the_same_vector_in_two_inputs(make_cohort: Callable[..., Any], fuser: str) -> None:
+    """A patient's scan A was filed as another one's P, in another split; of both, only vectors are known."""
+    cohort = make_cohort(61, count=12, slices=1, extract=False)
+    one, other = (next(p for p in cohort.patients if cohort.splits[p] == s) for s in ("train", "test"))
+    cohort.vectors[other, "P", 0] = cohort.vectors[one, "A", 0]
+    cohort.write()
+    cohort.ingest()
+    cohort.extract()
+    with cohort.store.catalog.write() as connection:
+        connection.execute("UPDATE core.sample SET content_hash = NULL")
+    with pytest.raises(LeakageError, match="the same vector of 'a' and 'p', 1 time") as caught:
+        cohort.store.materialize(name="t", inputs=["a=v/A:mean", "p=v/P:mean"], scheme="default", fuser=fuser)
+    (row,) = caught.value.rows
+    assert {(row["input"], row["patient_id"]), (row["other_input"], row["other_patient_id"])} == {
+        ("a", one), ("p", other)
+    }  # fmt: skip
+    # Two inputs of the very same vectors are no leak, and each pair of patients is told once.
+    inputs = ["a=v/A:mean", "b=v/A:max"]
+    cohort.store.materialize(name="t", inputs=inputs, scheme="default", fuser=fuser)
+    assert [leak.kind for leak in cohort.store.leaks("t").leaks] == []
+
+
 def test_nearly_the_same_vectors(hospitals: Hospitals) -> None:
     """A patient was scanned, noised and filed again as another one: no content is equal, nor any vector."""
     hospitals.take_in()
@@ -311,11 +334,12 @@ def test_the_label_under_another_name(hospitals: Hospitals) -> None:
         "histology": {p: "maligne" if v else "bénigne" for p, v in labels.items() if p != "JM 003"},
         "benign": {p: 1 - v for p, v in labels.items()},
         "almost": {p: 1 - v if n else v for n, (p, v) in enumerate(labels.items())},
+        "spelled": {p: ("Yes" if n == 3 else " yes") if v else "no" for n, (p, v) in enumerate(labels.items())},
         "age": {p: int(rng.integers(20, 80)) for p in labels},
         "number": {p: n for n, p in enumerate(labels)},
         "survived": {p: round(rng.random() * 900, 1) for p in labels},
     })  # fmt: skip
-    tables = {"tables": ["clinical"], "categorical": ["histology"]}
+    tables = {"tables": ["clinical"], "categorical": ["histology", "spelled"]}
     error = hospitals.refused(
         "label-input", **tables, numeric=["outcome", "benign", "almost", "age", "number", "survived"]
     )
@@ -323,8 +347,9 @@ def test_the_label_under_another_name(hospitals: Hospitals) -> None:
         {"column": "outcome", "how": "the same values", "rows": 32},
         {"column": "benign", "how": "one-to-one", "rows": 32},
         {"column": "histology", "how": "one-to-one", "rows": 31},
+        {"column": "spelled", "how": "one-to-one", "rows": 32},
     ]
-    assert "'outcome', 'benign', 'histology'" in error.hint
+    assert "'outcome', 'benign', 'histology', 'spelled'" in error.hint
     store.materialize(
         name="fine",
         inputs=INPUTS,

@@ -197,3 +197,36 @@ def test_a_table_that_was_replaced_under_another_spelling(make_cohort: Callable[
     cohort.clinical(rows_of(cohort, shift=1), name="Clinical", replace=True)
     cohort.store.materialize(name="t", inputs=["a=v/A"], tables=["clinical"], numeric=["age"], scheme="default")
     assert cohort.store.table("t").reproduce().same
+
+
+def test_of_folds_the_largest_difference_is_told(make_cohort: Callable[..., Any]) -> None:
+    cohort = make_cohort(84, count=12, slices=1)
+    cohort.store.split(scheme="cv", k_folds=2)
+    path = cohort.store.materialize(name="t", inputs=["a=v/A"], scheme="cv").path
+    for fold, by in (("fold0", 100.0), ("fold1", 0.25)):
+        rows = pq.ParquetFile(path / fold / "data.parquet").read()
+        fused = np.stack(rows.column("fused").to_pylist()).astype(np.float32) + np.float32(by)
+        place = rows.column_names.index("fused")
+        column = pa.array(list(fused), rows.schema.field("fused").type)
+        pq.write_table(rows.set_column(place, rows.schema.field("fused"), column), path / fold / "data.parquet")
+    assert cohort.store.table("t").reproduce().apart == {"fused": pytest.approx(100, rel=1e-5)}
+
+
+@pytest.mark.parametrize("join", ["outer", "left"])
+def test_an_input_that_no_row_has(make_cohort: Callable[..., Any], join: str) -> None:
+    """Its only patient is in no split: everybody else's is missing, which is what outer and left are for."""
+    cohort = make_cohort(85, count=12, slices=1, extract=False)
+    alone = cohort.patients[-1]
+    cohort.vectors = {k: v for k, v in cohort.vectors.items() if k[1] == "A" or k[0] == alone}
+    cohort.splits[alone] = None
+    cohort.ingest()
+    cohort.extract()
+    inputs = ["a=v/A:mean", "p=v/P:mean"]
+    result = cohort.store.materialize(name="t", inputs=inputs, scheme="default", join=join)
+    frame = cohort.store.table("t").to_pandas()
+    assert not frame.has_p.any()
+    assert np.isnan(np.stack(frame.p)).all()
+    assert np.isfinite(np.stack(frame.a)).all()
+    assert result.report["inputs"]["p"]["missing"] == len(frame)
+    assert cohort.store.table("t").reproduce().same
+    assert cohort.store.leaks("t").leaks == []
