@@ -16,17 +16,28 @@ if TYPE_CHECKING:
 
 
 def candidates(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
-    """Make ``candidates``: every patient, visit or sample that could be a row, with split and label."""
+    """Make ``candidates``: every patient, visit or sample that could be a row, with split and label; and those that
+    can't, without a visit or sample, so that they are counted among the lost: patients who have none, and samples of
+    visits that nobody named.
+    """
     of = {
         "patient": "SELECT DISTINCT patient, NULL::VARCHAR AS visit_id, NULL::VARCHAR AS sample_key, "
         "NULL::BIGINT AS sample FROM core.sample",
-        "visit": "SELECT DISTINCT patient, visit_id, NULL, NULL FROM core.sample WHERE visit_id IS NOT NULL",
-        "sample": " UNION ".join(
-            f"SELECT patient, visit_id, sample_key, sample FROM samples_{n}"
-            for n, item in enumerate(wanted.inputs)
-            if item.per == "sample"
-        ),
-    }[wanted.entity]
+        "visit": " UNION ".join([
+            "SELECT patient, visit_id, NULL, NULL FROM core.sample WHERE visit_id IS NOT NULL",
+            "SELECT patient, NULL, NULL, NULL FROM core.sample GROUP BY patient HAVING count(visit_id) = 0",
+            *(
+                f"SELECT patient, NULL, NULL, NULL FROM samples_{n} WHERE visit_id IS NULL"
+                for n, item in enumerate(wanted.inputs)
+                if item.per == "visit"
+            ),
+        ]),
+        "sample": " UNION ".join([
+            *(f"SELECT patient, visit_id, sample_key, sample FROM samples_{n}" for n in own_samples(wanted)),
+            "SELECT patient, NULL, NULL, NULL FROM core.sample WHERE "
+            + " AND ".join(f"patient NOT IN (SELECT patient FROM samples_{n})" for n in own_samples(wanted)),
+        ]),
+    }[wanted.entity]  # fmt: skip
     columns, joins = label_columns(connection, wanted.labels)
     scheme = wanted.scheme[0] if wanted.scheme else None
     connection.execute(
@@ -38,13 +49,18 @@ def candidates(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
     )
 
 
+def own_samples(wanted: Wanted) -> list[int]:
+    """The inputs whose samples are the rows of a table of samples."""
+    return [n for n, item in enumerate(wanted.inputs) if item.per == "sample"]
+
+
 def judge(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[str, Any]) -> int:
     """Make ``judged``, every candidate with the first reason to leave it out, and ``aligned`` of those without one.
 
     Returns:
         how many conditions come before those of the inputs.
     """
-    parts, joins, before = ["SELECT c.*"], [], _before(wanted)
+    parts, joins, before = ["SELECT c.*"], [], _before(wanted, report)
     for n, item in enumerate(wanted.inputs):
         key = {"patient": "patient", "visit": "patient, visit_id", "sample": "sample"}[item.per]
         on = " AND ".join(f"s{n}.{k} = c.{k}" for k in key.split(", "))
@@ -59,7 +75,7 @@ def judge(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[st
         )
     for m in range(len(wanted.tables)):
         joins.append(f"LEFT JOIN table_{m} t{m} ON t{m}.candidate = c.candidate")
-        parts.append(f"t{m}.place AS place_{m}")
+        parts.append(f"t{m}.place AS place_{m}, t{m}.gap AS gap_{m}")
     conditions = before + _of_inputs(wanted, report)
     reason = " ".join(f"WHEN NOT coalesce({kept}, false) THEN {text}" for text, kept in conditions)
     stage = " ".join(f"WHEN NOT coalesce({kept}, false) THEN {place}" for place, (_, kept) in enumerate(conditions))
@@ -77,11 +93,15 @@ def judge(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[st
     start = first(connection.execute("SELECT count(*) FROM candidates"))
     report["candidates"] = start[0] if start else 0
     name = {"patient": "patient_id", "visit": "patient_id || ', ' || visit_id", "sample": "sample_key"}[wanted.entity]
+    name = f"coalesce({name}, patient_id)"
+    # Patients without a row that could be one: they are counted as patients.
+    rowless = "bool_and(sample_key IS NULL)" if wanted.entity == "sample" else "false"
+    counts = f"count(*), count(DISTINCT patient), list({name} ORDER BY {order})[:5], {rowless}"
     report["lost"] = [
-        {"reason": why, "rows": rows, "patients": patients, "such_as": such_as}
-        for why, rows, patients, such_as in connection.execute(
-            f"SELECT reason, count(*), count(DISTINCT patient), list({name} ORDER BY {order})[:5] FROM judged "
-            "WHERE reason IS NOT NULL GROUP BY stage, reason ORDER BY stage, reason"
+        {"reason": why, "rows": rows, "patients": patients, "such_as": such_as} | ({"rowless": True} if rowless else {})
+        for why, rows, patients, such_as, rowless in connection.execute(
+            f"SELECT reason, {counts} FROM judged WHERE reason IS NOT NULL "
+            "GROUP BY stage, reason ORDER BY stage, reason"
         ).fetchall()
     ]
     for n, item in enumerate(wanted.inputs):
@@ -109,9 +129,15 @@ def _given(wanted: Wanted) -> dict[str, pa.Table]:
     return {name: table for name, table in given.items() if table is not None}
 
 
-def _before(wanted: Wanted) -> list[tuple[str, str]]:
+def _before(wanted: Wanted, report: dict[str, Any]) -> list[tuple[str, str]]:
     """What a row must be, whatever its inputs: reasons, as SQL text, and conditions."""
     found = []
+    if wanted.entity == "visit":
+        found.append((_text("without a visit_id"), "visit_id IS NOT NULL"))
+    if wanted.entity == "sample":
+        aliases = [wanted.inputs[n].alias for n in own_samples(wanted)]
+        modalities = " or ".join(dict.fromkeys(report["inputs"][alias]["modality"] for alias in aliases))
+        found.append((_text(f"without a sample of modality {modalities}"), "sample_key IS NOT NULL"))
     if wanted.without is not None:
         keys = [k for k in ("patient_id", "visit_id", "sample_key") if k in wanted.without.column_names]
         same = " AND ".join(f"w.{k} IS NOT DISTINCT FROM c.{k}" for k in keys)
@@ -153,14 +179,17 @@ def _of_inputs(wanted: Wanted, report: dict[str, Any]) -> list[tuple[str, str]]:
         return [lacks(0)]
     if wanted.join == "outer":
         return [(_text("without any of the inputs"), f"{count} >= 1")]
-    rows = [
-        (
-            _text(f"without a row in {t.name!r}" + (" at or before its time, or soon enough" if t.time else "")),
-            f"place_{m} IS NOT NULL",
-        )
-        for m, t in enumerate(wanted.tables)
-    ]
-    return [*map(lacks, every), *rows]
+
+    def unmatched(m: int) -> tuple[str, str]:
+        why = {
+            "no_row": "", "too_old": " that is recent enough", "future": " at or before its time",
+            "untimed": ": it has no time of its own",
+        }  # fmt: skip
+        none = f"without a row in {wanted.tables[m].name!r}"
+        whens = " ".join(f"WHEN {_text(gap)} THEN {_text(none + text)}" for gap, text in why.items())
+        return f"CASE gap_{m} {whens} END", f"place_{m} IS NOT NULL"
+
+    return [*map(lacks, every), *map(unmatched, range(len(wanted.tables)))]
 
 
 def _text(text: str) -> str:

@@ -37,9 +37,10 @@ def look_at(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
 
 
 def date(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[str, Any]) -> None:
-    """Make ``table_<m>(candidate, place)`` for every tabular data set: which of its rows goes into which row.
+    """Make ``table_<m>(candidate, place, gap)`` for every tabular data set: which of its rows goes into which row, or
+    why none does: ``no_row``; of a dated table also ``untimed``, ``future`` and ``too_old``.
 
-    Of a dated table that is the latest at or before the row's own time: nothing from its future.
+    Of a dated table it is the latest at or before the row's own time: nothing from its future.
     """
     if wanted.as_of is not None:
         _times(connection, wanted)
@@ -47,29 +48,22 @@ def date(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[str
         _placed(connection, m, table)
         if table.time is None:
             connection.execute(
-                f"CREATE TEMP TABLE table_{m} AS SELECT c.candidate, t.place FROM candidates c "
-                f"JOIN placed_{m} t USING (patient_id)"
+                f"CREATE TEMP TABLE table_{m} AS SELECT c.candidate, t.place, "
+                "CASE WHEN t.place IS NULL THEN 'no_row' END AS gap "
+                f"FROM candidates c LEFT JOIN placed_{m} t USING (patient_id)"
             )
             continue
+        old = f"epoch(c.as_of - t.time) > {table.within_s}" if table.within_s is not None else "false"
         connection.execute(
-            f"CREATE TEMP TABLE table_{m} AS SELECT c.candidate, t.place, epoch(c.as_of - t.time) AS age "
-            f"FROM candidates c ASOF JOIN placed_{m} t ON c.patient_id = t.patient_id AND c.as_of >= t.time"
+            f"CREATE TEMP TABLE table_{m} AS SELECT c.candidate, CASE WHEN NOT {old} THEN t.place END AS place, "
+            f"CASE WHEN t.place IS NOT NULL AND NOT {old} THEN NULL WHEN t.place IS NOT NULL THEN 'too_old' "
+            f"WHEN c.as_of IS NULL THEN 'untimed' WHEN c.patient_id IN (SELECT patient_id FROM placed_{m}) "
+            "THEN 'future' ELSE 'no_row' END AS gap "
+            f"FROM candidates c ASOF LEFT JOIN placed_{m} t ON c.patient_id = t.patient_id AND c.as_of >= t.time"
         )
-        old = 0
-        if table.within_s is not None:
-            row = first(connection.execute(f"DELETE FROM table_{m} WHERE age > {table.within_s}"))
-            old = int(row[0]) if row else 0
-        future = first(
-            connection.execute(
-                f"SELECT count(*) FROM candidates c WHERE as_of IS NOT NULL AND patient_id IN (SELECT patient_id FROM "
-                f"placed_{m}) AND NOT EXISTS (SELECT 1 FROM placed_{m} t WHERE t.patient_id = c.patient_id "
-                "AND t.time <= c.as_of)"
-            )
-        )
-        untimed = first(connection.execute("SELECT count(*) FROM candidates WHERE as_of IS NULL"))
-        report["tables"][table.name] |= {
-            "too_old": old, "future": future[0] if future else 0, "untimed": untimed[0] if untimed else 0,
-        }  # fmt: skip
+        counts = dict(connection.execute(f"SELECT gap, count(*) FROM table_{m} GROUP BY gap").fetchall())
+        gaps = ("no_row", "too_old", "future", "untimed")
+        report["tables"][table.name] |= {gap: int(counts.get(gap, 0)) for gap in gaps}
 
 
 def _placed(connection: duckdb.DuckDBPyConnection, m: int, table: DatedTable) -> None:

@@ -29,7 +29,8 @@ def print_report(report: Mapping[str, Any], path: Path) -> None:
     inputs = report.get("inputs", {})
     _print_inputs(inputs)
     for name, facts in report.get("tables", {}).items():
-        note_table(name, {**facts, "unseen": {}} if report.get("folds") else facts, entity)  # each fold tells its own
+        told = any("unseen" in fold for fold in report.get("folds", {}).values())  # each fold tells its own
+        note_table(name, {**facts, "unseen": {}} if told else facts, entity)
     note_lookalikes(report.get("lookalikes", ()))
     if constant := report.get("nearly_constant"):
         note(
@@ -81,11 +82,12 @@ def note_table(name: str, facts: Mapping[str, Any], entity: str) -> None:
     here = "of them patients here" if facts["rows"] == facts["patients"] else "patients of them here"
     note(f"Table {name!r}: {facts['rows']:,} rows, {facts['patients']:,} {here}{gaps}.")
     why = {
-        "too_old": "an earlier one that is too old", "future": "only later ones", "untimed": "no time of their own",
+        "no_row": "it has none", "too_old": "an earlier one that is too old", "future": "only later ones",
+        "untimed": "no time of their own",
     }  # fmt: skip
     for key, text in why.items():
         if n := facts.get(key):
-            note(f"  {plural(n, entity)} got no row of it: {text}.")
+            note(f"  Of all candidates, {plural(n, entity)} got no row of it: {text}.")
     note_unmatched(facts.get("lookalikes", ()))
     for column, groups in facts.get("alike", {}).items():
         for values in groups:
@@ -97,8 +99,9 @@ def note_table(name: str, facts: Mapping[str, Any], entity: str) -> None:
 
 def _note_lost(lost: Iterable[Mapping[str, Any]], entity: str, path: Path) -> None:
     for item in lost:
-        who = plural(item.get("rows", item["patients"]), entity)
-        who += "" if entity == "patient" else f" of {plural(item['patients'], 'patient')}"
+        who = plural(item["patients"], "patient")
+        if entity != "patient" and not item.get("rowless"):
+            who = f"{plural(item['rows'], entity)} of {who}"
         such_as = ", ".join(map(str, item.get("such_as", ())[:3]))
         note(f"{who} left out, {item['reason']}, such as {such_as}.")
     if lost and (whole := path / "lost.parquet").exists():

@@ -168,7 +168,12 @@ def _clinical(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]
             rows += [[name, column, kind, facts.get("gaps", {}).get(column, 0)] for column in of.get(kind, ())]
     lines = table(["table", "column", "kind", "rows without"], rows) if rows else []
     for name, facts in report.get("tables", {}).items():
-        dated = {"too_old": "too old", "future": "later than the row", "untimed": "of rows without a time"}
+        dated = {
+            "no_row": "of patients without any",
+            "too_old": "too old",
+            "future": "later than the row",
+            "untimed": "of rows without a time",
+        }
         counts = [f"{facts[key]:,} {text}" for key, text in dated.items() if facts.get(key)]
         lines.append(
             f"\n{escaped(name)}: {count(facts['rows'], 'row')}, {count(facts.get('missing', 0), 'row')} of this table "

@@ -247,7 +247,7 @@ def test_where_nobody_has_a_time_another_is_asked_for(make_cohort: Callable[...,
     cohort.store.ingest_table(tmp_path / "stays.csv", name="stays")
     labs = [{"name": "labs", "numeric": ["value"], "time": "drawn_at"}]
     recipe = {"name": "t", "inputs": ["a=v/A:mean"], "label": "none", "tables": labs}
-    with pytest.raises(NotFoundError, match="6 without a row in 'labs' at or before its time") as caught:
+    with pytest.raises(NotFoundError, match="6 without a row in 'labs': it has no time of its own") as caught:
         cohort.store.materialize(from_json(recipe | {"as_of": "acquired_at"}))
     assert caught.value.hint.startswith("--as-of TABLE.COLUMN: no patient has a time of its own")
     assert cohort.store.materialize(from_json(recipe | {"as_of": "stays.left_on"})).rows == 6

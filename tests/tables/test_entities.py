@@ -8,6 +8,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import Phase, given, settings
 
@@ -62,7 +63,18 @@ def test_the_report_adds_up_for_visits_and_samples(visited: Any, entity: str) ->
     report, samples = result.report, visited.samples()
     mine = samples[samples.modality == "A"] if entity == "sample" else samples.dropna(subset=["visit_id"])
     keys = ["sample_key"] if entity == "sample" else ["patient_id", "visit_id"]
-    assert report["candidates"] == len(mine[keys].drop_duplicates())
+    if entity == "sample":  # patients who have none of them are lost, too
+        without = set(samples.patient_id) - set(mine.patient_id)
+        reason, rowless = "without a sample of modality A", {"rowless": True}
+    else:  # and so are samples of visits that nobody named
+        unnamed = samples[samples.visit_id.isna() & samples.modality.isin(["A", "P"])]
+        without, reason, rowless = set(unnamed.patient_id), "without a visit_id", {}
+    assert without
+    assert report["lost"][0]["reason"] == reason
+    assert report["lost"][0] == report["lost"][0] | {"rows": len(without), "patients": len(without)} | rowless
+    lost = pq.ParquetFile(result.path / "lost.parquet").read().to_pandas()
+    assert set(lost.patient_id[lost.reason == reason]) == without
+    assert report["candidates"] == len(mine[keys].drop_duplicates()) + len(without)
     assert report["candidates"] == report["rows"] + sum(entry["rows"] for entry in report["lost"])
     patients = {p for p, s in visited.splits.items() if s is None}
     (unsplit,) = [entry for entry in report["lost"] if "in no split" in entry["reason"]]
