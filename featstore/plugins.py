@@ -380,7 +380,7 @@ def _made(spec: Any, arguments: Sequence[float | str], text: str, kind: type) ->
     try:
         inspect.signature(spec.load).bind(*arguments)
     except TypeError as error:
-        raise UsageError(f"{text!r} doesn't fit {spec.name!r}: {error}.", hint=spec.description) from error
+        raise UsageError(f"{text!r} can't be: {error}.", hint=spec.description) from error
     except ValueError:  # a callable without a signature
         pass
     made = spec.load(*arguments)

@@ -96,12 +96,11 @@ def judge(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[st
     name = f"coalesce({name}, patient_id)"
     # Patients without a row that could be one: they are counted as patients.
     rowless = "bool_and(sample_key IS NULL)" if wanted.entity == "sample" else "false"
-    counts = f"count(*), count(DISTINCT patient), list({name} ORDER BY {order})[:5], {rowless}"
+    lost = f"count(*), count(DISTINCT patient), list({name} ORDER BY {order})[:5], {rowless}"
     report["lost"] = [
         {"reason": why, "rows": rows, "patients": patients, "such_as": such_as} | ({"rowless": True} if rowless else {})
         for why, rows, patients, such_as, rowless in connection.execute(
-            f"SELECT reason, {counts} FROM judged WHERE reason IS NOT NULL "
-            "GROUP BY stage, reason ORDER BY stage, reason"
+            f"SELECT reason, {lost} FROM judged WHERE reason IS NOT NULL GROUP BY stage, reason ORDER BY stage, reason"
         ).fetchall()
     ]
     for n, item in enumerate(wanted.inputs):

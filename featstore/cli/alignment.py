@@ -31,6 +31,8 @@ def print_report(report: Mapping[str, Any], path: Path) -> None:
     for name, facts in report.get("tables", {}).items():
         told = any("unseen" in fold for fold in report.get("folds", {}).values())  # each fold tells its own
         note_table(name, {**facts, "unseen": {}} if told else facts, entity)
+    for values in report.get("labels_alike", ()):
+        note(f"The labels {' and '.join(map(repr, values))} look alike, and are taken for {len(values)} classes.")
     note_lookalikes(report.get("lookalikes", ()))
     if constant := report.get("nearly_constant"):
         note(

@@ -45,6 +45,8 @@ def leaks(store: Store, name: str, threshold: float, scheme: str | None, everyon
         note(f"  next: {leak.hint}")
     if not report.leaks:
         note(f"{report.name} is clean: {plural(report.rows, 'row')}, no cosine of {threshold:g} or more.")
+    for features in report.pooled:
+        note(f"Nearly equal vectors were looked for as pooled. Each of {features}'s own: featstore leaks {features}")
     return int(bool(report.leaks))
 
 

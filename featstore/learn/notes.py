@@ -43,12 +43,18 @@ def of_rows(folds: Sequence[Fold], task: Task) -> Iterator[str]:
         )
 
 
-def of_tuning(request: ProbeRequest, tried: Sequence[dict[str, Any]], value: float, folds: Sequence[Fold]) -> str:
-    """What was tuned on val."""
+def of_tuning(
+    request: ProbeRequest, tried: Sequence[dict[str, Any]], value: float, folds: Sequence[Fold], metric: str
+) -> str:
+    """What was tuned on val, by which measure, and what would have been as good."""
     if not any(fold.within("val").any() for fold in folds):
         return "There is no row in a split val: nothing was tuned."
-    parameter = MODELS[request.model].parameter
-    tuned = [f"{parameter} = {value:g}, of {', '.join(f'{one[parameter]:g}' for one in tried)}"] if tried else []
+    parameter, tuned = MODELS[request.model].parameter, []
+    if tried:
+        best = max(one[metric] for one in tried)
+        equal = [f"{one[parameter]:g}" for one in tried if one[metric] == best and one[parameter] != value]
+        tuned.append(f"{parameter} = {value:g}, of {', '.join(f'{one[parameter]:g}' for one in tried)}, by {metric}")
+        tuned[0] += f" (the first of equals: {' and '.join(equal)} would do as well)" if equal else ""
     tuned += ["the threshold"] if request.youden else []
     return f"Chosen on val: {' and '.join(tuned)}. So the numbers of val are too good." if tuned else ""
 

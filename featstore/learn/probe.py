@@ -42,11 +42,12 @@ def probe(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTable,
     Raises:
         UsageError: the options; the table has no labels, those of survival, or missing values; train has no labelled
             rows, or one class; a value of the parameter, or the threshold, is to be tuned, and val can't say.
-        CorruptError: the table's data is gone or damaged.
+        CorruptError: the table's data are gone, or were changed.
         LeakageError: its train rows aren't those that its steps were fitted on.
     """
     request, started = ProbeRequest(**options), utc_now()
     require_train_rows(catalog, table)
+    table.verify()
     with catalog.read() as connection:
         planned = metrics.scheme_splits(connection, table.name, table.version)
     said = [f"The table is stale: {table.stale}."] if table.stale else []
@@ -55,7 +56,7 @@ def probe(store: Path, catalog: Catalog, plugins: Plugins, table: TrainingTable,
         value, tried = choose(folds, task, request)
         chosen = [Chosen.of(fold, task, value, youden=request.youden) for fold in folds]
         measured = measure_all(chosen, _splits(folds, planned), task, request)
-    said += [*notes.of_rows(folds, task), notes.of_tuning(request, tried, value, folds)]
+    said += [*notes.of_rows(folds, task), notes.of_tuning(request, tried, value, folds, task.metric)]
     said += notes.of_splits(measured, task, request)
     result = ProbeResult(
         f"{table.name}@v{table.version}", request.model, parameters(request, value, task), list(task.classes),

@@ -51,6 +51,8 @@ def _of_inputs(report: Mapping[str, Any], lineage: Mapping[str, Any]) -> Iterato
         changed = sum(counts["changed"] for counts in entry.get("samples", ()))
         if changed:
             yield f"{entry['alias']}: {changed:,} of its samples have changed since."
+    for values in report.get("labels_alike", ()):
+        yield f"The labels {' and '.join(map(repr, values))} look alike, and are {len(values)} classes."
     if report.get("lookalikes"):
         yield f"{len(report['lookalikes']):,} pairs of patients have ids that look alike, and are taken for two."
 

@@ -17,6 +17,7 @@ from featstore.locations import is_url
 from featstore.plugins import Plugins
 from featstore.spec import ExporterSpec
 from featstore.tables.data import CARD, DATA, TableData, fold_name, unless_same
+from featstore.tables.made_of import require_unaltered
 from featstore.tables.placing import card_beside, check_target, placing
 from featstore.tables.selection import Selection, select
 
@@ -184,6 +185,7 @@ def _table(
     writer = unless_same(plugins, exporter, wide=wide, split=choice.split)
     path, name = inside(store, row["path"]), f"{row['name']}@v{row['version']}"
     facts = {"name": row["name"], "version": row["version"]}
+    require_unaltered(path, row["folds"] or 0, row["data_hash"], name)
     data = TableData(path / fold_name(name, row["folds"] or 0, choice.fold) / DATA, facts, choice.split)
     shape: list[int] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from featstore.tables.data import DATA
 from featstore.tables.equal import equal_leaks, gathering, stored
 from featstore.tables.features import FeatureSetView
 from featstore.tables.leakage import Leak, check
-from featstore.tables.made_of import altered, kept_pointers, kept_rows, read, read_schema, reading
+from featstore.tables.made_of import altered, kept_pointers, kept_rows, read, read_schema, reading, require_unaltered
 from featstore.tables.near import near_leaks
 from featstore.tables.recipe_plain import from_json
 
@@ -43,6 +43,8 @@ class LeakReport:
         everyone: patients of the same split were compared, too.
         rows: how many there are.
         leaks: one a way in which it leaks; nothing where it is clean.
+        pooled: feature sets whose vectors were pooled before nearly equal ones were looked for: two slices that are
+            alike may be pooled with others that aren't.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LeakReport:
     everyone: bool
     rows: int
     leaks: list[Leak]
+    pooled: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -108,7 +111,8 @@ def leaks(
     found += _stale(subject)
     found += equal_leaks(rows, stored(store, subject.inputs, places, paths), everyone=everyone)
     found += near_leaks(subject.reads, rows, threshold, everyone=everyone)
-    return LeakReport(subject.name, scheme, threshold, everyone, rows.num_rows, found)
+    pooled = list(dict.fromkeys(str(item.feature_set) for item in subject.inputs if item.aggregated))
+    return LeakReport(subject.name, scheme, threshold, everyone, rows.num_rows, found, pooled)
 
 
 def _has_default(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -173,6 +177,7 @@ def _table(store: Path, connection: duckdb.DuckDBPyConnection, ref: Ref, scheme:
         raise altered(file, f"it has {columns.num_rows} rows, and rows.parquet has {rows.num_rows}")
     if odd := [item.alias for item in items if not pa.types.is_fixed_size_list(form.field(item.alias).type)]:
         raise altered(file, f"its column {odd[0]!r} holds no vectors")
+    require_unaltered(folder, row["folds"] or 0, row["data_hash"], name)
     reads = {item.alias: _Column(file, item.alias).read for item in items}
     return _Subject(name, items, reads, str(row["label"]), columns.select(names) if names else None, row["stale"])
 

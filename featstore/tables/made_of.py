@@ -16,6 +16,7 @@ from featstore.catalog.connection import Catalog
 from featstore.errors import CorruptError, LeakageError
 from featstore.files import inside
 from featstore.tables.data import DATA, POINTERS, ROWS
+from featstore.tables.mending import digest, of_all
 from featstore.tables.recipe import Recipe
 from featstore.tables.rows import Rows
 
@@ -176,6 +177,29 @@ def reading(path: Path) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
+def require_unaltered(path: Path, folds: int, data_hash: str, name: str) -> None:
+    """Raise where the data of a version aren't the very bytes that were made.
+
+    Args:
+        path: of the version; ``folds``: how many it has, 0 for none; ``data_hash``: what the catalog knows.
+
+    Raises:
+        CorruptError: they aren't, or a file is gone.
+    """
+    files = {fold: path / fold / DATA for fold in ([f"fold{n}" for n in range(folds)] or [""])}
+    try:
+        same = of_all({fold: digest(file) for fold, file in files.items()}) == data_hash
+    except OSError as error:
+        raise CorruptError(
+            f"The data of {name} can't be read: {error}", hint="materialize again, which puts them back"
+        ) from error
+    if not same:
+        raise CorruptError(
+            f"The data of {name} were changed since they were made: their SHA-256 isn't the catalog's.",
+            hint=f"featstore reproduce {name}   says what differs; materialize the same again, which puts them back",
+        )
+
+
 def require_train_rows(catalog: Catalog, table: TrainingTable) -> None:
     """Raise where the rows that say ``train`` aren't those that the fitted objects learned from.
 
@@ -185,9 +209,9 @@ def require_train_rows(catalog: Catalog, table: TrainingTable) -> None:
     with catalog.read() as connection:
         known = training_tables.fits(connection, table.name, table.version)
     keys = KEYS[table.entity]
-    for fold, digest in known.items():
+    for fold, trained in known.items():
         rows = Rows(read(table.path / fold / DATA, [*keys, "split"]), keys)
-        if rows.train_hash("") != digest:
+        if rows.train_hash("") != trained:
             where = f" in {fold}" if fold else ""
             raise LeakageError(
                 f"The steps of {table} were fitted on other rows than those that say 'train'{where}: its data were "

@@ -31,7 +31,7 @@ from featstore.tables.near import near_leaks
 from featstore.tables.placing import check_target
 from featstore.tables.recipe import Entity, Input, Recipe
 from featstore.tables.rows import Rows
-from featstore.tables.tabular import TabularPart
+from featstore.tables.tabular import TabularPart, alike
 from featstore.tables.writing import Made, new_folder, write_fold
 from featstore.threads import one_thread
 
@@ -165,6 +165,8 @@ def _aligned(
     classes = recipe.label.kind == "classes"
     parts = {t.name: TabularPart.align(t, tables[t.name], found.table_rows[t.name]) for t in recipe.tables}
     leaks = leakage.check(connection, sets, label=str(recipe.label), columns=_columns(parts))
+    texts = {label for counts in found.report["by_split"].values() for label in counts["labels"]}
+    found.report["labels_alike"] = alike(map(str, texts))
     found.report["confounders"] = confounders(connection, len(sets), classes=classes) if labels else []
     paths = {s.alias: feature_sets.segment_paths(connection, s.feature_set.id) for s in sets}
     rows = Rows(found.rows, KEYS[recipe.entity], scheme.folds if scheme else 0, classes)

@@ -59,3 +59,10 @@ def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_all(digests: Mapping[str, str]) -> str:
+    """Fold → SHA-256 of its data; of a table without folds, that of the one file; of folds, of all of theirs."""
+    if list(digests) == [""]:
+        return digests[""]
+    return hashlib.sha256("".join(f"{f}:{d}\n" for f, d in digests.items()).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from decimal import Decimal
@@ -128,14 +128,8 @@ class TabularPart:
         """Categories that differ in case, spaces or characters that look the same alone, by column: each is one of its
         own, which few people mean.
         """
-        found = {}
-        for name in self.spec.categorical:
-            kept: dict[str, list[str]] = {}
-            for value in sorted(set(self._category(name)) - {None}):
-                kept.setdefault(_spelled(value), []).append(value)
-            if several := [values for values in kept.values() if len(values) > 1]:
-                found[name] = several
-        return found
+        every = {name: alike(set(self._category(name)) - {None}) for name in self.spec.categorical}
+        return {name: found for name, found in every.items() if found}
 
     def _note_unseen(self, name: str, train: npt.NDArray[np.object_]) -> None:
         self.unseen.pop(name, None)  # another fold's
@@ -219,6 +213,18 @@ def _category(value: Any) -> str:
     if isinstance(value, datetime) and value.tzinfo is None and value.time() == time():
         return str(value.date())
     return str(value)
+
+
+def alike(values: Iterable[str]) -> list[list[str]]:
+    """Texts that differ in case, spaces or characters that look the same alone.
+
+    >>> alike(["M", "F", "m "])
+    [['M', 'm ']]
+    """
+    found: dict[str, list[str]] = {}
+    for value in sorted(values):
+        found.setdefault(_spelled(value), []).append(value)
+    return [same for same in found.values() if len(same) > 1]
 
 
 def _spelled(value: str) -> str:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from featstore.catalog import training_tables
 from featstore.catalog.connection import Catalog
 from featstore.catalog.metrics import Metric, add
 from featstore.errors import CorruptError
+from featstore.keys import Ref
 from featstore.plugins import Plugins
 from featstore.runs import utc_now
 from featstore.tables.data import DATA, FITTED, fold_name
 from featstore.tables.features import require_value, typed_labels
 from featstore.tables.fitted import TRUSTED
+from featstore.tables.made_of import require_unaltered
 from featstore.tables.rows import SURVIVAL
 
 if TYPE_CHECKING:
@@ -159,6 +162,16 @@ class TrainingTable:
         from featstore.tables.reproduce import reproduce
 
         return reproduce(self._store, self._catalog, self._plugins, self)
+
+    def verify(self) -> None:
+        """Read all data, and compare them with what the catalog knows of them.
+
+        Raises:
+            CorruptError: they aren't the very bytes that were made, or are gone.
+        """
+        with self._catalog.read() as connection:
+            known = training_tables.get(connection, Ref(self.name, self.version))["data_hash"]
+        require_unaltered(self.path, self.folds, known, str(self))
 
     def log_metrics(self, split: str, metrics: dict[str, float]) -> None:
         """Keep metrics of a model that was trained on this version, in the view ``metrics``."""

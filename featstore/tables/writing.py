@@ -23,6 +23,7 @@ from featstore.errors import PluginError
 from featstore.plugins import Plugins
 from featstore.tables.data import DATA, FITTED
 from featstore.tables.fuse import BATCH_ROWS, Fusion
+from featstore.tables.mending import of_all
 from featstore.tables.placing import locked_folder, remove_leftovers
 from featstore.tables.recipe import Recipe
 from featstore.tables.rows import Rows
@@ -59,9 +60,7 @@ class Made:
     @property
     def digest(self) -> str:
         """Of the data; of folds, of all of theirs."""
-        if list(self.digests) == [""]:
-            return self.digests[""]
-        return hashlib.sha256("".join(f"{f}:{d}\n" for f, d in self.digests.items()).encode()).hexdigest()
+        return of_all(self.digests)
 
 
 def schema(rows: Rows, fusion: Fusion, masks: Mapping[str, npt.NDArray[np.bool_]]) -> pa.Schema:

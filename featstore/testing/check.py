@@ -233,7 +233,7 @@ def _called(kind: str, what: Any, arguments: tuple[float | str, ...], plugins: S
     try:
         inspect.signature(spec.load).bind(*arguments)
     except TypeError as error:
-        raise UsageError(f"{what!r} doesn't fit {name!r}: {error}.", hint=spec.description) from error
+        raise UsageError(f"{what!r} can't be: {error}.", hint=spec.description) from error
     return spec, arguments
 
 

@@ -111,7 +111,7 @@ def test_a_name_of_two_kinds_needs_its_kind(run: Run, tmp_path: Path) -> None:
         (("median", "--kind", "fuser"), 1, "There is no fuser 'median'"),
         (("mean",), 2, "'mean' is a pooler and a fuser.\n  next: --kind pooler, or --kind fuser"),
         (("pca(2)",), 2, "'pca(2)' is a fuser and a step.\n  next: --kind fuser, or --kind step"),
-        (("pca", "--kind", "step"), 2, "'pca' doesn't fit 'pca': missing a required argument: 'components'."),
+        (("pca", "--kind", "step"), 2, "'pca' can't be: missing a required argument: 'components'."),
         (("gem(x)",), 2, "must be numbers"),
     ],
 )

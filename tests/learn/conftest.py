@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from featstore.catalog import training_tables
 from featstore.learn import ProbeResult, probe
 from featstore.runs import finished, utc_now
 from featstore.tables import TrainingTable
+from featstore.tables.mending import of_all
 
 from .reference import patients
 
@@ -43,19 +45,22 @@ class Lab:
         self.count += 1
         name = f"t{self.count}"
         path = self.store.path / "tables" / name / "v1"
+        digests = {}
         for number, features in enumerate([x] if folds is None else folds):
             own = splits
             if folds is not None:
                 own = [_of_fold(split, number) for split in splits]
             target = path if folds is None else path / f"fold{number}"
             target.mkdir(parents=True)
+            data = target / "data.parquet"
             pq.write_table(
                 _data(features, labels, own, ids or patients(len(labels)), keys or {}, survival),
-                target / "data.parquet",
+                data,
             )
+            digests["" if folds is None else f"fold{number}"] = hashlib.sha256(data.read_bytes()).hexdigest()
         row = training_tables.Row(
-            name, 1, "label", None, len(labels), f"tables/{name}/v1", "0" * 64, dict(recipe or {"steps": []}), {},
-            "visit" if keys else "patient", len(folds) if folds is not None else None,
+            name, 1, "label", None, len(labels), f"tables/{name}/v1", of_all(digests), dict(recipe or {"steps": []}),
+            {}, "visit" if keys else "patient", len(folds) if folds is not None else None,
         )  # fmt: skip
         with self.store.catalog.write() as connection:
             facts = finished("materialize", utc_now(), {}, self.store.plugins)

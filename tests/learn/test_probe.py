@@ -7,6 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import LinearSVC
 
-from featstore.errors import NotFoundError, UsageError
+from featstore.errors import CorruptError, NotFoundError, UsageError
 from featstore.learn import Probe
 
 from . import reference
@@ -171,12 +172,34 @@ def test_everything_is_kept(lab: Any, cohort: Any) -> None:
     np.testing.assert_array_equal(again.scores(data["x"])[:, 1], predicted.score_1)
 
 
+def test_of_equals_the_first_is_taken_and_the_others_are_said(lab: Any, cohort: Any) -> None:
+    x = np.repeat([[-3.0], [3.0]], 20, axis=0)
+    table = lab.table(x, [0] * 20 + [1] * 20, (["train"] * 12 + ["val"] * 8) * 2)
+    for values in ([1.0, 0.1], [0.1, 1.0]):
+        result = lab.probe(table, model="logistic", C=values)
+        said = f"C = {values[0]:g}, of {values[0]:g}, {values[1]:g}, by auc (the first of equals: {values[1]:g} would"
+        assert any(said in note for note in result.notes)
+
+
+def test_data_that_were_changed_are_not_learned_from(lab: Any, cohort: Any) -> None:
+    table, _ = cohort(7)
+    file = table.path / "data.parquet"
+    rows = pq.ParquetFile(file).read()
+    flipped = pa.array([None if v is None else 1 - v for v in rows.column("label").to_pylist()])
+    pq.write_table(rows.set_column(rows.column_names.index("label"), "label", flipped), file)
+    with pytest.raises(CorruptError, match="were changed since they were made"):
+        lab.probe(table)
+    with pytest.raises(CorruptError, match="were changed since they were made"):
+        lab.store.export(table.name, out=lab.store.path.parent / "x.csv")
+    assert not (lab.store.path.parent / "x.csv").exists()
+
+
 def test_an_error_leaves_nothing_behind(lab: Any, cohort: Any) -> None:
     table, _ = cohort(7)
     with lab.store.catalog.write() as connection:
         connection.execute("DELETE FROM core.training_table WHERE name = ?", [table.name])
     before = sorted((lab.store.path / "runs").iterdir())
-    with pytest.raises(NotFoundError, match=f"no training table {table.name}@v1"):
+    with pytest.raises(NotFoundError, match=f"no training table '{table.name}'"):
         lab.probe(table, bootstrap=0)
     assert sorted((lab.store.path / "runs").iterdir()) == before
     assert lab.store.sql("SELECT count(*) AS n FROM runs WHERE kind = 'probe' AND state <> 'done'").to_pylist() == [

@@ -290,6 +290,14 @@ def test_a_whole_clinical_column_gets_no_mask_and_inner_none_for_inputs(cohort: 
     assert masks == ["has_age"]
 
 
+def test_labels_that_look_alike_are_told(make_cohort: Callable[..., Any]) -> None:
+    cohort = make_cohort(92, count=12, slices=1)
+    cohort.clinical({p: {"sex": ("M", "F", "m")[n % 3]} for n, p in enumerate(cohort.patients)})
+    result = cohort.store.materialize(name="t", inputs=["a=v/A:mean"], label="clinical.sex")
+    assert result.report["labels_alike"] == [["M", "m"]]
+    assert "The labels 'M' and 'm' look alike, and are 2 classes." in (result.path / "card.md").read_text()
+
+
 def test_categories_that_look_alike_are_told_and_stay_apart(make_cohort: Callable[..., Any]) -> None:
     cohort = make_cohort(3, count=12, slices=1)
     spellings = ["JM", "JM ", "jm\u200b", "KD", "A+", "A-"]
