@@ -3,7 +3,8 @@
 Within one connection, :func:`align` leaves temporary tables that the checks for leakage look at:
 
 - ``aligned(position, patient, patient_id, visit_id, sample_key, split, label, label_type, …)``: a table's rows
-- ``used_<n>(position, sample, sample_key, segment, row)``: the stored vectors that go into each row from input n
+- ``used_<n>(position, sample, sample_key, segment, row, place)``: the stored vectors that go into each row from input
+  n, and in which order
 """
 
 from __future__ import annotations

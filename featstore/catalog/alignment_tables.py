@@ -79,7 +79,7 @@ def _placed(connection: duckdb.DuckDBPyConnection, m: int, table: DatedTable) ->
         if twice:
             raise ConflictError(
                 f"The table {table.name!r} is dated, with several rows of patient {twice[0]!r}: which is meant?",
-                hint=f"--as-of acquired_at --table {table.name} --time COLUMN",
+                hint=f"--as-of acquired_at --table {table.name} --time {_time_column(connection, table.name)}",
             )
     else:
         twice = first(
@@ -90,6 +90,12 @@ def _placed(connection: duckdb.DuckDBPyConnection, m: int, table: DatedTable) ->
                 f"{table.name!r} has two rows of patient {twice[0]!r} with the same {table.time}, {twice[1]}.",
                 hint="keep one row a patient and time, and take the table in with --replace",
             )
+
+
+def _time_column(connection: duckdb.DuckDBPyConnection, name: str) -> str:
+    """What dates a tabular data set, as far as somebody said so."""
+    known = first(connection.execute("SELECT time_column FROM core.tabular WHERE name = $name", {"name": name}))
+    return str(known[0]) if known and known[0] else "COLUMN"
 
 
 def _times(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:

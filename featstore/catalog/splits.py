@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from featstore.catalog.connection import arrow, first, registered
@@ -23,12 +23,14 @@ class Scheme:
 
     Attributes:
         folds: k where its splits are ``fold0`` … ``fold<k-1>`` (others beside them are held out), else 0.
+        sites: fold → the site that it is of, where each is one.
     """
 
     id: int
     name: str
     version: int
     folds: int
+    sites: Mapping[str, str] = field(default_factory=dict)
 
 
 def candidates(connection: duckdb.DuckDBPyConnection) -> pa.Table:
@@ -190,7 +192,7 @@ def scheme(connection: duckdb.DuckDBPyConnection, name: str) -> Scheme:
     """
     ref = Ref.parse(name)
     rows = connection.execute(
-        "SELECT id, name, version, coalesce((recipe ->> 'folds')::INTEGER, 0) FROM core.scheme "
+        "SELECT id, name, version, coalesce((recipe ->> 'folds')::INTEGER, 0), recipe -> 'sites' FROM core.scheme "
         "WHERE lower(name) = lower(?) ORDER BY version",
         [ref.name],
     ).fetchall()
@@ -202,7 +204,7 @@ def scheme(connection: duckdb.DuckDBPyConnection, name: str) -> Scheme:
         )
     for row in rows if ref.version is not None else rows[-1:]:
         if ref.version in (None, row[2]):
-            return Scheme(int(row[0]), str(row[1]), int(row[2]), int(row[3]))
+            return Scheme(int(row[0]), str(row[1]), int(row[2]), int(row[3]), json.loads(row[4] or "{}") or {})
     raise NotFoundError(
         f"The split scheme {rows[0][1]!r} has no version {ref.version}.",
         hint=f"its versions: {', '.join(str(row[2]) for row in rows)}",

@@ -46,8 +46,10 @@ def print_report(report: Mapping[str, Any], path: Path) -> None:
     _print_coverage(report.get("coverage", ()), entity)
     _print_rows(report.get("by_split", {}))
     if folds := report.get("folds"):
-        rows = [[name, facts.get("train_rows"), facts.get("width")] for name, facts in folds.items()]
-        print_table(["fold", "train rows", "features"], rows, title="Folds, each with its own fitted steps")
+        site = ["site"] if any("site" in facts for facts in folds.values()) else []
+        keys = [*site, "train_rows", "width"]
+        rows = [[name, *(facts.get(key) for key in keys)] for name, facts in folds.items()]
+        print_table(["fold", *site, "train rows", "features"], rows, title="Folds, each with its own fitted steps")
         for name, facts in folds.items():
             for columns in facts.get("unseen", {}).values():
                 for column, values in columns.items():

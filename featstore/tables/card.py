@@ -101,8 +101,9 @@ def _splits(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
     ]
     lines = table(["split", "rows", *(f"label {c}" for c in classes)], rows)
     for fold, facts in report.get("folds", {}).items():
+        site = f" ({escaped(facts['site'])})" if "site" in facts else ""
         lines.append(
-            f"\n{escaped(fold)}: steps fitted on {count(facts['train_rows'], 'row')}, width {facts['width']:,}."
+            f"\n{escaped(fold)}{site}: steps fitted on {count(facts['train_rows'], 'row')}, width {facts['width']:,}."
         )
     return lines
 

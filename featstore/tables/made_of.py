@@ -181,7 +181,9 @@ def require_unaltered(path: Path, folds: int, data_hash: str, name: str) -> None
     """Raise where the data of a version aren't the very bytes that were made.
 
     Args:
-        path: of the version; ``folds``: how many it has, 0 for none; ``data_hash``: what the catalog knows.
+        path: of the version.
+        folds: how many it has; 0 for none.
+        data_hash: SHA-256 of the data, as the catalog knows it.
 
     Raises:
         CorruptError: they aren't, or a file is gone.

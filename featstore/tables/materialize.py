@@ -117,6 +117,8 @@ def materialize(
                 fusion = Fusion.fit(inputs, aligned.tabular, rows.facts(fold), Steps.of(recipe, plugins))
                 write_fold(plugins, made, fold, fusion)
                 complete(report, fusion, recipe, fold)
+                if aligned.scheme and fold in aligned.scheme.sites:
+                    report["folds"][fold]["site"] = aligned.scheme.sites[fold]
         return keep(store, catalog, plugins, made, started, out=out, wide=wide)
 
 

@@ -246,6 +246,12 @@ def test_where_nobody_has_a_time_another_is_asked_for(make_cohort: Callable[...,
     cohort.store.ingest_table(tmp_path / "labs.csv", name="labs", time="drawn_at")
     cohort.store.ingest_table(tmp_path / "stays.csv", name="stays")
     labs = [{"name": "labs", "numeric": ["value"], "time": "drawn_at"}]
+    with (tmp_path / "labs.csv").open("a") as file:
+        file.write("\n007,2023-01-01,0")
+    cohort.store.ingest_table(tmp_path / "labs.csv", name="labs", time="drawn_at", replace=True)
+    with pytest.raises(ConflictError, match="which is meant") as caught:
+        cohort.store.materialize(name="t", inputs=["a=v/A:mean"], label="none", tables=["labs"], numeric=["value"])
+    assert caught.value.hint == "--as-of acquired_at --table labs --time drawn_at"
     recipe = {"name": "t", "inputs": ["a=v/A:mean"], "label": "none", "tables": labs}
     with pytest.raises(NotFoundError, match="6 without a row in 'labs': it has no time of its own") as caught:
         cohort.store.materialize(from_json(recipe | {"as_of": "acquired_at"}))

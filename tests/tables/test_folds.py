@@ -165,3 +165,17 @@ def test_exported_by_fold_with_its_card(cohort: Any, tmp_path: Any) -> None:
             cohort.store.export("out", out=tmp_path / "two.npz", fold=fold)
     with pytest.raises(UsageError, match="a feature set has none"):
         cohort.store.export("v", out=tmp_path / "two.npy", fold=0)
+
+
+def test_folds_of_sites_say_which(make_cohort: Callable[..., Any]) -> None:
+    cohort = make_cohort(47, count=12, slices=1, extract=False)
+    rows = cohort.manifest()
+    rows[0].append("site")
+    for row in rows[1:]:
+        row.append(["KD", "JM"][cohort.patients.index(row[1]) % 2])
+    cohort.ingest_rows(rows)
+    cohort.extract()
+    cohort.store.split(scheme="loso", leave_one_site_out=True)
+    result = cohort.store.materialize(name="t", inputs=["a=v/A:mean"], scheme="loso")
+    assert {name: facts["site"] for name, facts in result.report["folds"].items()} == {"fold0": "JM", "fold1": "KD"}
+    assert "fold0 (JM): steps fitted on 6 rows" in (result.path / "card.md").read_text()
