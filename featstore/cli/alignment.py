@@ -19,11 +19,12 @@ _MANY = 20
 _MEASURES = {"cramers_v": "Cramér's V", "eta2": "η²"}
 
 
-def print_report(report: Mapping[str, Any], path: Path) -> None:
+def print_report(report: Mapping[str, Any], path: Path, *, unchanged: bool = False) -> None:
     """Print an alignment report; those of older versions lack some of it.
 
     Args:
         path: the table's folder, where the whole list of those left out is.
+        unchanged: the table was made before, and its list is of then.
     """
     entity = report.get("entity", "patient")
     inputs = report.get("inputs", {})
@@ -42,7 +43,7 @@ def print_report(report: Mapping[str, Any], path: Path) -> None:
     if incomplete := report.get("incomplete"):
         has = "row has" if incomplete == 1 else "rows have"
         note(f"{incomplete:,} {has} missing values in fused: --missing mean fills them; has_ columns say where.")
-    _note_lost(report.get("lost", ()), entity, path)
+    _note_lost(report.get("lost", ()), entity, path, " when it was made" if unchanged else "")
     _print_coverage(report.get("coverage", ()), entity)
     _print_rows(report.get("by_split", {}))
     if folds := report.get("folds"):
@@ -101,7 +102,7 @@ def note_table(name: str, facts: Mapping[str, Any], entity: str) -> None:
         note(f"  {column} has values that no train row has, encoded as unknown: {', '.join(map(str, values[:5]))}.")
 
 
-def _note_lost(lost: Iterable[Mapping[str, Any]], entity: str, path: Path) -> None:
+def _note_lost(lost: Iterable[Mapping[str, Any]], entity: str, path: Path, when: str) -> None:
     for item in lost:
         who = plural(item["patients"], "patient")
         if entity != "patient" and not item.get("rowless"):
@@ -109,7 +110,7 @@ def _note_lost(lost: Iterable[Mapping[str, Any]], entity: str, path: Path) -> No
         such_as = ", ".join(map(str, item.get("such_as", ())[:3]))
         note(f"{who} left out, {item['reason']}, such as {such_as}.")
     if lost and (whole := path / "lost.parquet").exists():
-        note(f"  Everyone who was left out: {whole}")
+        note(f"  Everyone who was left out{when}: {whole}")
 
 
 def _print_coverage(coverage: Iterable[Mapping[str, Any]], entity: str) -> None:

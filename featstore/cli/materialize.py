@@ -118,7 +118,7 @@ def materialize(store: Store, as_json: bool, **given: Any) -> None:
     if as_json:
         print_json(asdict(result))
         return
-    print_report(result.report, result.path)
+    print_report(result.report, result.path, unchanged=result.unchanged)
     state = "is unchanged" if result.unchanged else "was written"
     shape = f"{plural(result.rows, 'row')} × {result.width} fused features"
     note(f"{result.name}@v{result.version} {state}: {shape}, {result.path}")

@@ -185,6 +185,15 @@ def test_reports_of_before_are_printed(capsys: pytest.CaptureFixture[str], tmp_p
     print_report({}, tmp_path)  # a report that lacks everything
 
 
+def test_patients_without_a_sample_and_an_unchanged_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "lost.parquet").touch()
+    lost = {"reason": "without a sample of modality A", "rows": 2, "patients": 2, "such_as": ["007"], "rowless": True}
+    print_report({"entity": "sample", "lost": [lost]}, tmp_path, unchanged=True)
+    err = capsys.readouterr().err
+    assert "2 patients left out, without a sample of modality A, such as 007." in err
+    assert f"Everyone who was left out when it was made: {tmp_path / 'lost.parquet'}" in err
+
+
 def test_reports_say_who_was_lost_where_and_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "lost.parquet").touch()
     print_report(NEW, tmp_path)
