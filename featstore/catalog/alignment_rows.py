@@ -38,12 +38,13 @@ def candidates(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
             + " AND ".join(f"patient NOT IN (SELECT patient FROM samples_{n})" for n in own_samples(wanted)),
         ]),
     }[wanted.entity]  # fmt: skip
+    rowless = {"patient": "false", "visit": "e.visit_id IS NULL", "sample": "e.sample IS NULL"}[wanted.entity]
     columns, joins = label_columns(connection, wanted.labels)
     scheme = wanted.scheme[0] if wanted.scheme else None
     connection.execute(
-        f"CREATE TEMP TABLE candidates AS SELECT row_number() OVER () AS candidate, e.*, p.patient_id, x.split, "
-        f"{columns}, NULL::TIMESTAMP AS as_of FROM ({of}) e(patient, visit_id, sample_key, sample) "
-        "JOIN core.patient p ON p.id = e.patient "
+        "CREATE TEMP TABLE candidates AS SELECT row_number() OVER () AS candidate, e.*, p.patient_id, x.split, "
+        f"{rowless} AS rowless, {columns}, NULL::TIMESTAMP AS as_of "
+        f"FROM ({of}) e(patient, visit_id, sample_key, sample) JOIN core.patient p ON p.id = e.patient "
         f"LEFT JOIN (FROM core.split WHERE scheme = $scheme) x ON x.patient = p.id {joins}",
         {"scheme": scheme},
     )
@@ -94,8 +95,8 @@ def judge(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[st
     report["candidates"] = start[0] if start else 0
     name = {"patient": "patient_id", "visit": "patient_id || ', ' || visit_id", "sample": "sample_key"}[wanted.entity]
     name = f"coalesce({name}, patient_id)"
-    # Patients without a row that could be one: they are counted as patients.
-    rowless = "bool_and(sample_key IS NULL)" if wanted.entity == "sample" else "false"
+    # Patients without a sample that could be a row are counted as patients; without a visit_id, as a visit.
+    rowless = "bool_and(rowless)" if wanted.entity == "sample" else "false"
     lost = f"count(*), count(DISTINCT patient), list({name} ORDER BY {order})[:5], {rowless}"
     report["lost"] = [
         {"reason": why, "rows": rows, "patients": patients, "such_as": such_as} | ({"rowless": True} if rowless else {})
@@ -104,7 +105,9 @@ def judge(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[st
         ).fetchall()
     ]
     for n, item in enumerate(wanted.inputs):
-        counts = connection.execute(f"SELECT why_{n}, count(*) FROM judged WHERE why_{n} IS NOT NULL GROUP BY ALL")
+        counts = connection.execute(
+            f"SELECT why_{n}, count(*) FROM judged WHERE why_{n} IS NOT NULL AND NOT rowless GROUP BY ALL"
+        )
         report["inputs"][item.alias]["lost"] = dict(sorted(counts.fetchall()))
         # What nobody in the table could use is no reason to extract: patients of no split, outside the --where.
         failed, pending = first(
@@ -131,22 +134,26 @@ def _given(wanted: Wanted) -> dict[str, pa.Table]:
 def _before(wanted: Wanted, report: dict[str, Any]) -> list[tuple[str, str]]:
     """What a row must be, whatever its inputs: reasons, as SQL text, and conditions."""
     found = []
-    if wanted.entity == "visit":
-        found.append((_text("without a visit_id"), "visit_id IS NOT NULL"))
-    if wanted.entity == "sample":
-        aliases = [wanted.inputs[n].alias for n in own_samples(wanted)]
-        modalities = " or ".join(dict.fromkeys(report["inputs"][alias]["modality"] for alias in aliases))
-        found.append((_text(f"without a sample of modality {modalities}"), "sample_key IS NOT NULL"))
     if wanted.without is not None:
         keys = [k for k in ("patient_id", "visit_id", "sample_key") if k in wanted.without.column_names]
         same = " AND ".join(f"w.{k} IS NOT DISTINCT FROM c.{k}" for k in keys)
         found.append((_text("in the table already"), f"NOT EXISTS (SELECT 1 FROM without w WHERE {same})"))
     if wanted.chosen is not None:
         # A sample that no input has can meet the condition too: what is asked is whether the row does.
-        mine = {"patient": "s.patient = c.patient", "visit": "s.patient = c.patient AND s.visit_id = c.visit_id"}
-        on = mine.get(wanted.entity, "s.id = c.sample")
-        chosen = f"SELECT 1 FROM core.sample s JOIN chosen USING (sample_key) WHERE {on}"
-        found.append((_text("outside the --where"), f"EXISTS ({chosen})"))
+        chosen = "FROM core.sample s JOIN chosen USING (sample_key)"
+        meets = {
+            "patient": f"c.patient IN (SELECT s.patient {chosen})",
+            "visit": f"EXISTS (SELECT 1 {chosen} WHERE s.patient = c.patient "
+            "AND s.visit_id IS NOT DISTINCT FROM c.visit_id)",
+            "sample": f"c.sample IN (SELECT s.id {chosen}) OR (c.rowless AND c.patient IN (SELECT s.patient {chosen}))",
+        }[wanted.entity]
+        found.append((_text("outside the --where"), meets))
+    if wanted.entity == "visit":
+        found.append((_text("without a visit_id"), "NOT rowless"))
+    if wanted.entity == "sample":
+        aliases = [wanted.inputs[n].alias for n in own_samples(wanted)]
+        modalities = " or ".join(dict.fromkeys(report["inputs"][alias]["modality"] for alias in aliases))
+        found.append((_text(f"without a sample of modality {modalities}"), "NOT rowless"))
     if wanted.scheme is not None:
         found.append((_text(f"in no split of the scheme {wanted.scheme[1]!r}"), "split IS NOT NULL"))
     if wanted.labels:

@@ -55,13 +55,16 @@ def date(connection: duckdb.DuckDBPyConnection, wanted: Wanted, report: dict[str
             continue
         old = f"epoch(c.as_of - t.time) > {table.within_s}" if table.within_s is not None else "false"
         connection.execute(
-            f"CREATE TEMP TABLE table_{m} AS SELECT c.candidate, CASE WHEN NOT {old} THEN t.place END AS place, "
+            f"CREATE TEMP TABLE table_{m} AS SELECT c.candidate, c.rowless, "
+            f"CASE WHEN NOT {old} THEN t.place END AS place, "
             f"CASE WHEN t.place IS NOT NULL AND NOT {old} THEN NULL WHEN t.place IS NOT NULL THEN 'too_old' "
-            f"WHEN c.as_of IS NULL THEN 'untimed' WHEN c.patient_id IN (SELECT patient_id FROM placed_{m}) "
-            "THEN 'future' ELSE 'no_row' END AS gap "
+            "WHEN c.as_of IS NULL THEN 'untimed' "
+            f"WHEN c.patient_id IN (SELECT patient_id FROM placed_{m} WHERE time IS NOT NULL) THEN 'future' "
+            "ELSE 'no_row' END AS gap "
             f"FROM candidates c ASOF LEFT JOIN placed_{m} t ON c.patient_id = t.patient_id AND c.as_of >= t.time"
         )
-        counts = dict(connection.execute(f"SELECT gap, count(*) FROM table_{m} GROUP BY gap").fetchall())
+        query = f"SELECT gap, count(*) FROM table_{m} WHERE NOT rowless GROUP BY gap"
+        counts = dict(connection.execute(query).fetchall())
         gaps = ("no_row", "too_old", "future", "untimed")
         report["tables"][table.name] |= {gap: int(counts.get(gap, 0)) for gap in gaps}
 

@@ -126,11 +126,17 @@ class Catalog:
 
 @contextmanager
 def explaining(path: Path) -> Iterator[None]:
-    """Say what is wrong where a damaged file or a full disk shows only in the middle of the work."""
+    """Say what is wrong where a damaged file or a full disk shows only in the middle of the work, and let an interrupt
+    be one: DuckDB makes an error of it.
+    """
     import duckdb
 
     try:
         yield
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
     except (duckdb.IOException, duckdb.FatalException) as error:
         raise _explain(error, path) from error
 

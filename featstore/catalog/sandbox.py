@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from featstore.catalog.connection import CONFIG, UTC, Catalog, exclusive, explaining, identifier, retry_busy
@@ -65,13 +66,24 @@ def query(
                 view = f"vectors.{identifier(name)}"
                 connection.execute(f"CREATE VIEW {view} AS SELECT * FROM memory.main.__vectors_{position}")
             connection.execute("SET lock_configuration = true")
-            return connection.sql(statement).to_arrow_table()
+            return _interruptible(connection, statement)
         except (duckdb.IOException, duckdb.FatalException):
             raise  # the file's fault, not the query's
         except duckdb.Error as error:
             raise _refusal(error) from error
         finally:
             connection.close()
+
+
+def _interruptible(connection: duckdb.DuckDBPyConnection, statement: str) -> pa.Table:
+    """The result of a query, of which DuckDB doesn't see by itself that somebody wants to end it."""
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(lambda: connection.sql(statement).to_arrow_table())
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
 
 
 def _one_statement(sql: str) -> str:

@@ -101,9 +101,8 @@ def _splits(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
     ]
     lines = table(["split", "rows", *(f"label {c}" for c in classes)], rows)
     for fold, facts in report.get("folds", {}).items():
-        site = f" ({escaped(facts['site'])})" if "site" in facts else ""
         lines.append(
-            f"\n{escaped(fold)}{site}: steps fitted on {count(facts['train_rows'], 'row')}, width {facts['width']:,}."
+            f"\n{escaped(fold)}: steps fitted on {count(facts['train_rows'], 'row')}, width {facts['width']:,}."
         )
     return lines
 
@@ -170,15 +169,13 @@ def _clinical(recipe: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]
     lines = table(["table", "column", "kind", "rows without"], rows) if rows else []
     for name, facts in report.get("tables", {}).items():
         dated = {
-            "no_row": "of patients without any",
-            "too_old": "too old",
-            "future": "later than the row",
-            "untimed": "of rows without a time",
-        }
+            "no_row": "have no row of it", "too_old": "one that is too old", "future": "later ones alone",
+            "untimed": "no time of their own",
+        }  # fmt: skip
         counts = [f"{facts[key]:,} {text}" for key, text in dated.items() if facts.get(key)]
         lines.append(
             f"\n{escaped(name)}: {count(facts['rows'], 'row')}, {count(facts.get('missing', 0), 'row')} of this table "
-            "without" + (f"; left out: {', '.join(counts)}" if counts else "") + "."
+            "without" + (f"; of the candidates {', '.join(counts)}" if counts else "") + "."
         )
     return lines
 

@@ -193,12 +193,12 @@ def require_unaltered(path: Path, folds: int, data_hash: str, name: str) -> None
         same = of_all({fold: digest(file) for fold, file in files.items()}) == data_hash
     except OSError as error:
         raise CorruptError(
-            f"The data of {name} can't be read: {error}", hint="materialize again, which puts them back"
+            f"The data of {name} can't be read: {error}", hint="restore them from a backup, or materialize again"
         ) from error
     if not same:
         raise CorruptError(
             f"The data of {name} were changed since they were made: their SHA-256 isn't the catalog's.",
-            hint=f"featstore reproduce {name}   says what differs; materialize the same again, which puts them back",
+            hint=f"featstore reproduce {name}   says what differs; restore them from a backup, or materialize again",
         )
 
 

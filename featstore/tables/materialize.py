@@ -31,7 +31,8 @@ from featstore.tables.near import near_leaks
 from featstore.tables.placing import check_target
 from featstore.tables.recipe import Entity, Input, Recipe
 from featstore.tables.rows import Rows
-from featstore.tables.tabular import TabularPart, alike
+from featstore.tables.spelling import alike
+from featstore.tables.tabular import TabularPart
 from featstore.tables.writing import Made, new_folder, write_fold
 from featstore.threads import one_thread
 

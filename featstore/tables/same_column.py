@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.arrays import codes
+from featstore.tables.spelling import spelled
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +28,7 @@ SAME = 0.999999
 def same_columns(columns: pa.Table, labels: pa.Table) -> list[dict[str, Any]]:
     """The columns that are the label (or, of survival, its time) under another name, on the rows that have both.
 
-    - ``the same values``: as text, but for case, spaces and ``1.0`` for ``1``;
+    - ``the same values``: as text, but for case, spaces, characters that look the same, and ``1.0`` for ``1``;
     - ``one-to-one``: on 20 rows or more, each value stands for one class and each class for one value: recoded,
       negated, the logarithm;
     - ``proportional``: numbers on 10 rows or more, with |Pearson's r| > 0.999999: other units.
@@ -93,8 +94,8 @@ class _Values:
         return cls([_text(value) for value in values.to_pylist()], of)
 
     def spelled(self) -> _Values:
-        """Those that are one text are one value: one cell in capitals is no class of its own."""
-        texts, of = np.unique(np.array(self.texts, object), return_inverse=True)
+        """Those that people take for one are one: a cell in capitals, or with two spaces, is no class of its own."""
+        texts, of = np.unique(np.array([spelled(text) for text in self.texts], object), return_inverse=True)
         return _Values(texts.tolist(), of[self.of])
 
 
@@ -148,7 +149,7 @@ def _text(value: Any) -> str:
 
 
 def _same_order(one: npt.NDArray[np.float64] | None, other: npt.NDArray[np.float64] | None) -> bool:
-    if one is None or other is None:
+    if one is None or other is None or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return False
     order = np.argsort(other, kind="stable")
     steps = np.diff(one[order])[np.diff(other[order]) > 0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from decimal import Decimal
@@ -16,6 +15,7 @@ from featstore.arrays import codes
 from featstore.errors import ConflictError, NotFoundError, UsageError, did_you_mean
 from featstore.spec import Block, Step, Transformer
 from featstore.tables.recipe import TabularInput
+from featstore.tables.spelling import alike
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -213,24 +213,6 @@ def _category(value: Any) -> str:
     if isinstance(value, datetime) and value.tzinfo is None and value.time() == time():
         return str(value.date())
     return str(value)
-
-
-def alike(values: Iterable[str]) -> list[list[str]]:
-    """Texts that differ in case, spaces or characters that look the same alone.
-
-    >>> alike(["M", "F", "m "])
-    [['M', 'm ']]
-    """
-    found: dict[str, list[str]] = {}
-    for value in sorted(values):
-        found.setdefault(_spelled(value), []).append(value)
-    return [same for same in found.values() if len(same) > 1]
-
-
-def _spelled(value: str) -> str:
-    """What people see of a category, without case and spaces."""
-    seen = (c for c in unicodedata.normalize("NFKC", value) if unicodedata.category(c) != "Cf")
-    return "".join("".join(seen).casefold().split())
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -11,6 +15,7 @@ import pytest
 
 import featstore
 from featstore.catalog import sandbox
+from featstore.catalog.connection import explaining
 from featstore.errors import SqlError
 
 ALLOWED = [
@@ -264,3 +269,29 @@ def test_a_strangers_catalog_reads_no_files(store: featstore.Store, tmp_path: Pa
     with pytest.raises(featstore.FeatstoreError) as refused:
         store.sql("FROM metrics")
     assert "my-secret" not in str(refused.value)
+
+
+def test_a_query_that_takes_too_long_can_be_ended(store: featstore.Store) -> None:
+    """DuckDB doesn't look for signals within it: without help, Ctrl-C would do nothing for hours."""
+    query = "SELECT count(*) FROM range(300000) a, range(300000) b WHERE a.range * 7 < b.range"
+    code = "import sys, featstore; s = featstore.open(sys.argv[1]); print(1, flush=True); s.sql(sys.argv[2])"
+    command = [sys.executable, "-c", code, str(store.path), query]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "1\n"
+            time.sleep(1)
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert "KeyboardInterrupt" in said
+    assert process.returncode != 0
+
+
+def test_an_interrupt_within_our_own_queries_is_one(store: featstore.Store) -> None:
+    with pytest.raises(KeyboardInterrupt), explaining(store.catalog.path):
+        raise RuntimeError("Query interrupted")
+    with pytest.raises(RuntimeError, match="another"), explaining(store.catalog.path):
+        raise RuntimeError("another")

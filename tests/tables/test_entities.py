@@ -75,6 +75,10 @@ def test_the_report_adds_up_for_visits_and_samples(visited: Any, entity: str) ->
     lost = pq.ParquetFile(result.path / "lost.parquet").read().to_pandas()
     assert set(lost.patient_id[lost.reason == reason]) == without
     assert report["candidates"] == len(mine[keys].drop_duplicates()) + len(without)
+    assert report["inputs"]["a"]["lost"].get("no such modality", 0) == (
+        0 if entity == "sample"
+        else len(mine[keys].drop_duplicates()) - len(mine[mine.modality == "A"][keys].drop_duplicates())
+    )  # fmt: skip
     assert report["candidates"] == report["rows"] + sum(entry["rows"] for entry in report["lost"])
     patients = {p for p, s in visited.splits.items() if s is None}
     (unsplit,) = [entry for entry in report["lost"] if "in no split" in entry["reason"]]

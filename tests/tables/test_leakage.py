@@ -334,7 +334,7 @@ def test_the_label_under_another_name(hospitals: Hospitals) -> None:
         "histology": {p: "maligne" if v else "bénigne" for p, v in labels.items() if p != "JM 003"},
         "benign": {p: 1 - v for p, v in labels.items()},
         "almost": {p: 1 - v if n else v for n, (p, v) in enumerate(labels.items())},
-        "spelled": {p: ("Yes" if n == 3 else " yes") if v else "no" for n, (p, v) in enumerate(labels.items())},
+        "spelled": {p: ("Y  ES\u200b" if n == 3 else "y es") if v else "no" for n, (p, v) in enumerate(labels.items())},
         "age": {p: int(rng.integers(20, 80)) for p in labels},
         "number": {p: n for n, p in enumerate(labels)},
         "survived": {p: round(rng.random() * 900, 1) for p in labels},
