@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -273,7 +274,7 @@ def test_a_strangers_catalog_reads_no_files(store: featstore.Store, tmp_path: Pa
 
 def test_a_query_that_takes_too_long_can_be_ended(tmp_path: Path) -> None:
     """DuckDB doesn't look for signals within it: without help, Ctrl-C would do nothing for hours."""
-    query = "SELECT count(*) FROM range(300000) a, range(300000) b WHERE a.range * 7 < b.range"
+    query = "SELECT count(*) FROM range(9000000) a, range(9000000) b WHERE a.range * 7 < b.range"
     code = "import sys, featstore; s = featstore.open(sys.argv[1]); print(1, flush=True); s.sql(sys.argv[2])"
     featstore.init(tmp_path / "store")
     command = [sys.executable, "-c", code, str(tmp_path / "store"), query]
@@ -281,13 +282,16 @@ def test_a_query_that_takes_too_long_can_be_ended(tmp_path: Path) -> None:
         try:
             assert process.stdout
             assert process.stdout.readline() == "1\n"
-            time.sleep(1)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
+            for _ in range(30):  # one that comes before the query begins, DuckDB may keep to itself
+                time.sleep(2)
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=2)
+                    break
+            ended = process.poll()
         finally:
             process.kill()
-    assert "KeyboardInterrupt" in said
-    assert process.returncode != 0
+    assert ended == -signal.SIGINT
 
 
 def test_an_interrupt_within_our_own_queries_is_one(store: featstore.Store) -> None:
