@@ -85,12 +85,16 @@ def _lists(buffer: pa.Buffer, length: int, width: int) -> pa.FixedSizeListArray:
 
 def numbers(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     """Integers or floats without gaps, (n,), read-only; without a copy where they lie in one piece."""
-    return np.from_dlpack(column.combine_chunks() if hasattr(column, "combine_chunks") else column)
+    return np.from_dlpack(_whole(column))
 
 
 def codes(column: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int32]]:
     """The different values in order of their first rows, null among them, and int32 (n,), which each row has."""
-    whole = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    whole = _whole(column)
     plain = whole.dictionary_decode() if hasattr(whole, "dictionary_decode") else whole
     encoded = plain.dictionary_encode(null_encoding="encode")
     return encoded.dictionary, numbers(encoded.indices)
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if hasattr(column, "combine_chunks") else column

@@ -29,8 +29,8 @@ def print_report(report: Mapping[str, Any], path: Path, *, unchanged: bool = Fal
     entity = report.get("entity", "patient")
     inputs = report.get("inputs", {})
     _print_inputs(inputs)
+    told = any("unseen" in fold for fold in report.get("folds", {}).values())  # each fold tells its own
     for name, facts in report.get("tables", {}).items():
-        told = any("unseen" in fold for fold in report.get("folds", {}).values())  # each fold tells its own
         note_table(name, {**facts, "unseen": {}} if told else facts, entity)
     for values in report.get("labels_alike", ()):
         note(f"The labels {' and '.join(map(repr, values))} look alike, and are taken for {len(values)} classes.")

@@ -48,7 +48,7 @@ class PooledInput:
         """From a table of ``position, segment, row`` that is sorted by position."""
         positions, segments, rows = (numbers(pointers.column(c)) for c in ("position", "segment", "row"))
         offsets = np.searchsorted(positions, np.arange(table_rows + 1))
-        made = cls(reader, segments, rows, offsets.astype(np.int64), pool)
+        made = cls(reader, segments, rows, offsets.astype(np.int64, copy=False), pool)
         made.width = dim if pool is None else _pooled(pool, np.zeros((1, 1, dim))).shape[1]
         return made
 
